@@ -1,3 +1,29 @@
-"""bnncc: binary neural networks from PyTorch to the board."""
+"""bnncc: binary neural networks from PyTorch to the board.
+
+    bnncc.export(module, example, "net.onnx")            # torch -> ONNX
+    artifact = bnncc.compile("net.onnx", target="rpi4")  # ONNX -> Artifact
+    artifact.save("net.bnn")
+    model = bnncc.load("net.bnn")                        # on the machine that runs it
+    y = model(x)                                         # numpy in, numpy out
+
+Importing this package loads nothing else: torch, tvm and onnx come in when the function that needs them is called.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import os
+
+    from bnncc.artifact import Artifact
+    from bnncc.runtime import Model
 
 __version__ = "0.1.0"
+
+
+def load(source: str | os.PathLike[str] | Artifact) -> Model:
+    """Make an artifact ready to run on this machine; see `bnncc.runtime.load`."""
+    from bnncc import runtime
+
+    return runtime.load(source)
