@@ -1,0 +1,28 @@
+"""The machines an artifact can be compiled for: `TARGETS` by name, and `find`, which also knows `native`."""
+
+from bnncc.errors import OptionError
+from bnncc.targets.arm import ARM
+from bnncc.targets.target import Target
+from bnncc.targets.x86 import X86, X86_AVX2, X86_AVX512
+
+# Best first within a family: `native` takes the first whose features this machine has.
+TARGETS: dict[str, Target] = {target.name: target for target in (X86_AVX512, X86_AVX2, X86, ARM)}
+
+
+def find(name: str) -> Target:
+    """The target called `name`; `native` is the best one that this machine runs.
+
+    Raises:
+        OptionError: no such target, or no target runs on this machine.
+    """
+    if name in TARGETS:
+        return TARGETS[name]
+    if name != "native":
+        raise OptionError(f"target: {name!r} is not known; choose one of native, {', '.join(TARGETS)}")
+    from bnncc import cpu
+
+    here, machine = cpu.features(), cpu.machine()
+    for target in TARGETS.values():
+        if target.machine == machine and here.issuperset(target.features):
+            return target
+    raise OptionError(f"target: native: no target runs on this {machine} machine; choose one of {', '.join(TARGETS)}")
