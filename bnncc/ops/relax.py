@@ -1,0 +1,34 @@
+"""Makes the operators known to TVM and to TVMScript.
+
+Each file of this package that has a Relax part defines, under the same names: `RELAX` (the operator's name), `infer`
+(its type), `call` (builds a call) and `lower` (te.compute that TVM runs without our kernels: slow and exact, the
+witness of every pass and kernel). Importing those files does not import TVM; `register` does.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from bnncc.ops import binarize_relax, binary_conv2d, or_pool2d, pack, pad_bits, threshold, xnor_conv2d
+
+OPS: tuple[Any, ...] = (binarize_relax, binary_conv2d, pack, pad_bits, xnor_conv2d, threshold, or_pool2d)
+
+
+def register() -> None:
+    """Register every operator with TVM, and make `R.bnncc.<name>` parse. Calling it again does nothing."""
+    import tvm
+    import tvm.relax.script.parser
+    import tvm.script
+
+    known = set(tvm.ir.Op.list_op_names())
+    for op in OPS:
+        if op.RELAX in known:
+            continue
+        tvm.ir._ffi_api.RegisterOp(op.RELAX, op.__doc__)
+        tvm.ir.register_op_attr(op.RELAX, "FInferType", op.infer)
+        tvm.ir.register_op_attr(op.RELAX, "FPurity", True)
+        tvm.ir.register_op_attr(op.RELAX, "FLegalize", op.lower)
+    calls = SimpleNamespace(**{op.RELAX.rpartition(".")[2]: op.call for op in OPS})
+    tvm.script.relax.bnncc = calls
+    tvm.relax.script.parser.bnncc = calls

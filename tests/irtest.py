@@ -1,0 +1,41 @@
+"""Relax modules in tests: parse text, build one call, run through TVM's own lowering, read a pass's docstring."""
+
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from bnncc.ops.relax import register
+
+Array = np.ndarray[Any, Any]
+
+
+def parse(text: str) -> tvm.IRModule:
+    """The module of one or more `@R.function`, written as TVMScript prints them but without a class around them."""
+    register()
+    return tvm.script.from_source("@I.ir_module\nclass Module:\n" + textwrap.indent(textwrap.dedent(text), "    "))
+
+
+def build(call: Callable[..., Any], inputs: Sequence[Array]) -> tvm.IRModule:
+    """A module whose `main` returns `call` of parameters shaped like the inputs."""
+    register()
+    builder = relax.BlockBuilder()
+    parameters = [relax.Var(f"in{i}", relax.TensorType(a.shape, str(a.dtype))) for i, a in enumerate(inputs)]
+    with builder.function("main", parameters):
+        with builder.dataflow():
+            result = builder.emit_output(builder.emit(call(*parameters)))
+        builder.emit_func_output(result)
+    return builder.get()
+
+
+def evaluate(module: tvm.IRModule, *inputs: Array) -> tuple[Array, ...]:
+    """The outputs of `main`, each operator run as TVM legalises it: none of our kernels is involved."""
+    register()
+    executable = tvm.compile(module, tvm.target.Target({"kind": "llvm"}))
+    machine = relax.VirtualMachine(executable, tvm.cpu())
+    result = machine["main"](*(tvm.runtime.tensor(np.ascontiguousarray(a)) for a in inputs))
+    outputs = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
+    return tuple(output.numpy() for output in outputs)
