@@ -1,0 +1,69 @@
+"""onnxruntime on the model an artifact was compiled from, as a peer to time side by side."""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bnncc.artifact import Manifest
+from bnncc.errors import ModelError, OptionError
+from bnncc.runtime import Array
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """`run()` computes the network once on fixed inputs, on one thread, into `outputs`."""
+
+    name: str
+    run: Callable[[], object]
+    outputs: dict[str, Array]
+
+
+def onnxruntime(manifest: Manifest, model: str | os.PathLike[str], inputs: Mapping[str, Array]) -> Baseline:
+    """The source model in onnxruntime, one thread, inputs and outputs bound beforehand as ours are.
+
+    Raises:
+        OptionError: onnxruntime is not installed, or `model` is not the file the artifact was compiled from.
+        ModelError: onnxruntime cannot run the model.
+    """
+    try:
+        data = Path(model).read_bytes()
+    except OSError as error:
+        raise OptionError(
+            f"{model}: cannot be read: {error.strerror}; give the ONNX file the artifact was compiled from"
+        ) from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != manifest.source_sha256:
+        raise OptionError(
+            f"{model}: has SHA-256 {found[:12]}.., the artifact was compiled from {manifest.source_sha256[:12]}..; "
+            "give the ONNX file it was compiled from, or compile again"
+        )
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise OptionError("baseline onnxruntime: not installed; pip install 'bnncc[verify]'") from error
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    outputs: dict[str, Array] = {tensor.name: np.empty(tensor.shape, tensor.dtype) for tensor in manifest.outputs}
+    try:
+        # By path where there is one: weights may lie in files beside it.
+        session: Any = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        binding = session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_cpu_input(name, array)
+        for name, array in outputs.items():
+            binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        session.run_with_iobinding(binding)
+    except Exception as error:  # onnxruntime raises classes of its own with no common base
+        message = " ".join(str(error).split())[:160]
+        raise ModelError(f"{model}: onnxruntime cannot run it ({message}); check the file with another tool") from error
+
+    def run() -> None:
+        session.run_with_iobinding(binding)
+
+    return Baseline(f"onnxruntime {ort.__version__}", run, outputs)
