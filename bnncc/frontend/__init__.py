@@ -1,0 +1,1 @@
+"""Into the compiler: torch module -> ONNX file -> Relax module."""
