@@ -16,10 +16,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import os
 
+    import torch
+
     from bnncc.artifact import Artifact
     from bnncc.runtime import Model
 
 __version__ = "0.1.0"
+
+
+def export(
+    module: torch.nn.Module, example: torch.Tensor | tuple[torch.Tensor, ...], path: str | os.PathLike[str]
+) -> None:
+    """Write a torch module to an ONNX file with operators of the domain `bnncc`; see `bnncc.frontend.export.export`."""
+    from bnncc.frontend import export as frontend
+
+    frontend.export(module, example, path)
 
 
 def load(source: str | os.PathLike[str] | Artifact) -> Model:

@@ -15,13 +15,13 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 import bnncc
+from bnncc import atomic
 from bnncc.errors import InputError, ModelError
 from bnncc.frontend.packed import PackedLayer, packed_copy
 from bnncc.ops import ONNX_DOMAIN, ONNX_VERSION, binarize, binary_conv, binary_gemm
@@ -39,7 +39,7 @@ def export(module: nn.Module, example: Tensor | tuple[Tensor, ...], path: str | 
     "output", several "output_0", "output_1", ..., those of a dict their keys. `module` itself is left as it is.
     ModelError names the layer: a weight that is not +-s per output channel, a value that is not finite or not
     float32, a binary layer whose input is not binarised, an operator torch cannot export. InputError: an example
-    that is not made of tensors. The file appears whole or not at all.
+    that is not made of tensors. OptionError: `path` cannot be written. The file appears whole or not at all.
     """
     examples = example if isinstance(example, tuple) else (example,)
     if not examples or not all(isinstance(e, Tensor) for e in examples):
@@ -52,7 +52,7 @@ def export(module: nn.Module, example: Tensor | tuple[Tensor, ...], path: str | 
     _name_nodes(model, dict(packed.named_modules()))
     _check_binarised(model)
     _attach_functions(model)
-    _write(model, Path(path))
+    _write(model, path)
 
 
 def _check_values(module: nn.Module) -> None:
@@ -201,13 +201,8 @@ def _attach_functions(model: "onnx.ModelProto") -> None:
     model.producer_name, model.producer_version = "bnncc", bnncc.__version__
 
 
-def _write(model: "onnx.ModelProto", path: Path) -> None:
+def _write(model: "onnx.ModelProto", path: str | os.PathLike[str]) -> None:
     import onnx.checker
 
     onnx.checker.check_model(model, full_check=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    atomic.write(path, model.SerializeToString(deterministic=True))
