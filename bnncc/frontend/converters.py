@@ -21,7 +21,8 @@ from tvm.ir import GenericConst
 from bnncc import bitpack
 from bnncc.errors import ModelError
 from bnncc.frontend import pads as padding
-from bnncc.ops import binarize_relax, binary_conv2d
+from bnncc.ops import binarize as binarize_op
+from bnncc.ops import binary_conv2d
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def binarize(node: Node) -> Any:
         raise ModelError(f"unipolar is {unipolar}, allowed: 0, 1; threshold is {threshold}, it must be finite")
     if not unipolar:
         threshold = 0.0  # not read, by the operator's definition
-    return binarize_relax.call(node.inputs[0], int(unipolar), float(threshold), span=node.span)
+    return binarize_op.call(node.inputs[0], int(unipolar), float(threshold), span=node.span)
 
 
 def _packed_weight(node: Node, channels: int, *, rank: int) -> npt.NDArray[np.uint8]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from bnncc.ops import binarize_relax, binary_conv2d, or_pool2d, pack, pad_bits, threshold, xnor_conv2d
+from bnncc.ops import binarize, binary_conv2d, or_pool2d, pack, pad_bits, threshold, xnor_conv2d
 
-OPS: tuple[Any, ...] = (binarize_relax, binary_conv2d, pack, pad_bits, xnor_conv2d, threshold, or_pool2d)
+OPS: tuple[Any, ...] = (binarize, binary_conv2d, pack, pad_bits, xnor_conv2d, threshold, or_pool2d)
 
 
 def register() -> None:

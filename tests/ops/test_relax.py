@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bnncc.ops import binary_conv2d, or_pool2d, pack, pad_bits, threshold, xnor_conv2d
+from bnncc.ops import binarize, binary_conv2d, or_pool2d, pack, pad_bits, threshold, xnor_conv2d
 from bnncc.ops.window import Window
 from tests.irtest import build, evaluate, parse
 
@@ -102,3 +102,10 @@ def test_operators_parse_as_they_print() -> None:
 def test_wrong_arguments_are_named(wrong: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(wrong, [np.zeros((1, 4, 4, 16), np.float32)])
+
+
+@pytest.mark.parametrize(("unipolar", "threshold"), [(0, 0.0), (1, 0.0), (1, 0.5)])
+def test_binarize(unipolar: int, threshold: float) -> None:
+    x = np.array([[-1.0, -0.0, 0.0, 0.5, 1e-45, 2.0, np.nan]], np.float32)
+    got = run(lambda v: binarize.call(v, unipolar, threshold), x)
+    assert (got == binarize.meaning(x, unipolar=bool(unipolar), threshold=threshold)).all()
