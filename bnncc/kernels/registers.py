@@ -1,0 +1,71 @@
+"""Vectors in TIR: the few words every kernel is written in.
+
+Buffers are flat. Local buffers of one vector each become registers, because LLVM splits and promotes them; one large
+local array would not always be.
+"""
+
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+Expr = Any  # tvm's expressions and buffers carry no Python types
+Buffer = Any
+
+
+def ramp(index: Expr, lanes: int) -> Expr:
+    """Indices index, index + 1, ..., index + lanes - 1."""
+    return tirx.Ramp(index, tirx.IntImm("int32", 1), lanes) if lanes > 1 else index
+
+
+def splat(value: Expr, lanes: int) -> Expr:
+    """`value` in every lane."""
+    return T.broadcast(value, lanes) if lanes > 1 else value
+
+
+def cast(value: Expr, dtype: str, lanes: int) -> Expr:
+    """`value` (of `lanes` lanes) as `dtype`."""
+    return T.cast(value, f"{dtype}x{lanes}" if lanes > 1 else dtype)
+
+
+def local(dtype: str, lanes: int) -> Buffer:
+    """A vector that lives in a register (or, when registers run out, on the stack)."""
+    return T.alloc_buffer((lanes,), dtype, scope="local")
+
+
+def load(buffer: Buffer, index: Expr, lanes: int, valid: int | None = None) -> Expr:
+    """`lanes` values from `index` on. With `valid` < lanes only the first `valid` are read, the others are 0."""
+    if valid is None or valid >= lanes:
+        return T.Bind(buffer[ramp(index, lanes)])
+    part = local(buffer.dtype, lanes)
+    T.buffer_store(part, splat(tirx.const(0, buffer.dtype), lanes), [ramp(0, lanes)])
+    for lane in range(valid):
+        T.buffer_store(part, buffer[index + lane], [lane])
+    return T.Bind(part[ramp(0, lanes)])
+
+
+def store(buffer: Buffer, index: Expr, value: Expr, lanes: int, valid: int | None = None) -> None:
+    """Write `value` from `index` on; with `valid` < lanes only its first `valid` lanes."""
+    if valid is None or valid >= lanes:
+        T.buffer_store(buffer, value, [ramp(index, lanes)])
+        return
+    part = local(buffer.dtype, lanes)
+    T.buffer_store(part, value, [ramp(0, lanes)])
+    for lane in range(valid):
+        T.buffer_store(buffer, part[lane], [index + lane])
+
+
+def bits_of(positive: Expr, lanes: int, valid: int | None = None) -> Expr:
+    """Bit i of an unsigned integer of `lanes` bits is lane i of the boolean vector `positive`; bits from `valid` on
+    are 0.
+
+    LLVM turns this sum over lanes into a mask move on x86 and into and + addv on AArch64.
+    """
+    dtype = f"uint{lanes}"
+    one = splat(tirx.const(1, dtype), lanes)
+    weights = T.shift_left(one, tirx.Ramp(tirx.const(0, dtype), tirx.const(1, dtype), lanes))
+    chosen = T.Select(positive, weights, splat(tirx.const(0, dtype), lanes))
+    word = T.call_llvm_pure_intrin(dtype, f"llvm.vector.reduce.add.v{lanes}i{lanes}", chosen)
+    if valid is not None and valid < lanes:
+        word = T.bitwise_and(word, tirx.const((1 << valid) - 1, dtype))
+    return word

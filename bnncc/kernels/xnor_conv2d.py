@@ -1,0 +1,226 @@
+"""Binary convolution on packed bits, with its epilogue in registers.
+
+acc[n, y, x, o] = offset[row_class[y], col_class[x], o] - step * popcount(window ^ w[o])
+
+Lanes are output channels: a word of the window is broadcast, xor-ed with `vectors` vectors of weights and counted into
+a tile of `pixels` x `vectors` accumulators that never leaves the registers; the loops over the window are outside the
+tile. There is no im2col. With 64-bit lanes (VPOPCNTDQ) the accumulators are the lanes themselves. With byte lanes a
+lane counts at most 8 per word, so it is flushed into 16 bits before it can pass 255: after at most 31 words.
+
+Zero padding costs nothing in the loops: borders hold 0 bits, and `offset` has a row for each of the (at most 9 for
+3x3) border classes that adds back what those bits subtracted.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as T
+
+from bnncc.kernels import epilogue as ep
+from bnncc.kernels.registers import Buffer, Expr, cast, load, local, ramp, splat
+from bnncc.targets.target import Target, Work
+
+SLICE = 8  # channels the epilogue handles at a time: one byte of packed signs
+_FLUSH = 31  # additions of at most 8 that a byte lane can hold
+_L1_WEIGHTS = 16 * 1024  # weights up to this many bytes stay in the first-level cache while rows are walked
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Extents of one binary convolution. Input [N, in_rows, in_width, groups * group_bytes] is padded already."""
+
+    output: ep.Geometry
+    in_rows: int
+    in_width: int
+    group_bytes: int
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    dilations: tuple[int, int]
+    groups: int
+    step: int
+    classes: tuple[int, int]
+
+    @property
+    def group_channels(self) -> int:
+        """Output channels of one group."""
+        return self.output.channels // self.groups
+
+    @property
+    def words(self) -> int:
+        """Bytes of one filter."""
+        return self.kernel[0] * self.kernel[1] * self.group_bytes
+
+
+def arrange_weights(weights: npt.NDArray[np.uint8], groups: int, target: Target) -> npt.NDArray[np.uint8]:
+    """[O, T, group_bytes] -> [groups, blocks, T, words, lanes] words, as the kernel reads them, one behind the other.
+
+    A block is one vector of output channels; the last one is filled up with zeros.
+    """
+    lanes, size = target.popcount_lanes, target.word_bytes
+    channels, taps, group_bytes = weights.shape[0] // groups, weights.shape[1], weights.shape[2]
+    missing = -channels % lanes
+    grouped = weights.reshape(groups, channels, taps, group_bytes // size, size)
+    grouped = np.pad(grouped, [(0, 0), (0, missing), (0, 0), (0, 0), (0, 0)])
+    blocks = grouped.reshape(groups, -1, lanes, taps, group_bytes // size, size)
+    return np.ascontiguousarray(blocks.transpose(0, 1, 3, 4, 2, 5)).reshape(-1)
+
+
+def build(shape: Shape, epilogue: ep.Epilogue, target: Target) -> tirx.PrimFunc:
+    """The kernel: (bits, weights, offset, row_class, col_class, *epilogue params, *outputs) -> 0."""
+    lanes, out = target.popcount_lanes, shape.output
+    tile = target.tile(Work("xnor_conv2d", out.width, shape.group_channels, shape.words // target.word_bytes))
+    word = f"uint{target.lane_bits}"
+    blocks = -(-shape.group_channels // lanes)
+    with IRBuilder() as ib:
+        with T.prim_func():
+            T.func_attr({"tirx.noalias": True})
+            bits = _arg("bits", word)
+            weights = _arg("weights", word)
+            offset = _arg("offset", "int32")
+            classes = (_arg("row_class", "int32"), _arg("col_class", "int32"))
+            params = [_arg(f"param{i}", param.dtype) for i, param in enumerate(epilogue.params)]
+            outputs = [_arg(f"out{i}", output.dtype) for i, output in enumerate(epilogue.outputs)]
+            ep.emit_borders(epilogue, out, outputs)
+
+            def emit_tile(n: Expr, group: Expr, block: Expr, vectors: int, channels: int, y: Expr, x: Expr) -> None:
+                """`tile.pixels` pixels from x on, by `vectors` vectors from `block` on, `channels` of them real."""
+                sums = _accumulate(shape, target, tile.pixels, vectors, bits, weights, n, group, block, blocks, y, x)
+                for first in range(0, channels, SLICE):
+                    valid = min(SLICE, channels - first)
+                    channel = T.Bind(group * shape.group_channels + block * lanes + first)
+                    values = ep.load_channels(epilogue, params, channel, SLICE, valid)
+                    plain = load(offset, channel, SLICE, valid) if shape.classes == (1, 1) else None
+                    for p in range(tile.pixels):
+                        base = plain
+                        if base is None:
+                            where = classes[0][y] * shape.classes[1] + classes[1][x + p]
+                            base = load(offset, where * out.channels + channel, SLICE, valid)
+                        count = sums(p, first)
+                        acc = T.Bind(base - (count if shape.step == 1 else T.shift_left(count, splat(tirx.const(1, "int32"), SLICE))))
+                        pixel = ep.Pixel(n, y, x + p)
+                        ep.emit(epilogue, out, pixel, channel, acc, SLICE, valid, params, values, outputs)
+
+            def emit_blocks(n: Expr, group: Expr, rows: Callable[[], list[Expr]] | None, y: Expr | None) -> None:
+                """All blocks of a group; each walks `rows` itself unless the row `y` is given."""
+                vectors, whole = tile.vectors, shape.group_channels // lanes // tile.vectors
+                parts: list[tuple[Expr, int, int, int]] = []
+                if whole:
+                    parts.append((None, vectors, vectors * lanes, whole))
+                rest = shape.group_channels - whole * vectors * lanes
+                if rest:
+                    parts.append((whole * vectors, -(-rest // lanes), rest, 1))
+                for start, count, channels, times in parts:
+                    with T.serial(0, times) as i:
+                        block = i * vectors if start is None else tirx.const(start, "int32")
+                        if y is not None:
+                            _walk_row(out.width, tile.pixels, lambda x: emit_tile(n, group, block, count, channels, y, x))
+                        else:
+                            with T.serial(0, out.rows) as row:
+                                _walk_row(out.width, tile.pixels, lambda x: emit_tile(n, group, block, count, channels, row, x))
+
+            with T.serial(0, out.batch) as n, T.serial(0, shape.groups) as group:
+                if shape.words * shape.group_channels <= _L1_WEIGHTS:
+                    with T.serial(0, out.rows) as y:
+                        emit_blocks(n, group, None, y)
+                else:
+                    emit_blocks(n, group, None, None)
+    return ib.get()
+
+
+def _arg(name: str, dtype: str) -> Buffer:
+    """A parameter of the kernel: a flat buffer. Its length is never read, so 1 stands for all."""
+    return T.arg(name, T.buffer((1,), dtype))
+
+
+def _walk_row(width: int, pixels: int, emit: Callable[[Expr], None]) -> None:
+    """Call `emit` with the first pixel of each tile of a row. The last tile is shifted left to end with the row: it
+    computes some pixels twice and writes the same values."""
+    with T.serial(0, -(-width // pixels)) as i:
+        emit(i * pixels if width % pixels == 0 else T.Bind(T.min(i * pixels, width - pixels)))
+
+
+def _accumulate(
+    shape: Shape,
+    target: Target,
+    pixels: int,
+    vectors: int,
+    bits: Buffer,
+    weights: Buffer,
+    n: Expr,
+    group: Expr,
+    block: Expr,
+    blocks: int,
+    y: Expr,
+    x: Expr,
+) -> Callable[[int, int], Expr]:
+    """Count one tile. Returns a function (pixel, first channel of a slice) -> int32 vector of SLICE counts."""
+    lanes, dtype = target.popcount_lanes, f"uint{target.lane_bits}"
+    words = shape.group_bytes // target.word_bytes
+    kernel_h, kernel_w = shape.kernel
+    pixel_words = shape.groups * words
+    in_base = T.Bind((n * shape.in_rows + y * shape.strides[0]) * shape.in_width + x * shape.strides[1])
+    weight_base = T.Bind((group * blocks + block) * (kernel_h * kernel_w * words * lanes))
+    weight_stride = kernel_h * kernel_w * words * lanes
+
+    def count(into: list[Buffer], kh: Expr, kw: Expr, word: Expr) -> None:
+        tap = kh * kernel_w + kw
+        rows = [load(weights, weight_base + v * weight_stride + (tap * words + word) * lanes, lanes) for v in range(vectors)]
+        at = (in_base + kh * (shape.dilations[0] * shape.in_width) + kw * shape.dilations[1]) * pixel_words + group * words
+        for p in range(pixels):
+            window = T.Bind(splat(bits[at + p * (shape.strides[1] * pixel_words) + word], lanes))
+            for v in range(vectors):
+                total = into[p * vectors + v]
+                at_all = ramp(0, lanes)
+                T.buffer_store(total, total[at_all] + T.popcount(window ^ rows[v]), [at_all])
+
+    narrow = [local(dtype, lanes) for _ in range(pixels * vectors)]
+    _clear(narrow, dtype, lanes)
+    if target.lane_bits == 64 or kernel_h * kernel_w * words <= _FLUSH:
+        with T.serial(0, kernel_h) as kh, T.serial(0, kernel_w) as kw, T.serial(0, words) as word:
+            count(narrow, kh, kw, word)
+        totals = narrow
+    else:
+        # 16 bits hold the popcount of a window of up to 65,535 bits.
+        wide_type = "uint16" if 8 * kernel_h * kernel_w * words < 1 << 16 else "uint32"
+        wide = [local(wide_type, lanes) for _ in range(pixels * vectors)]
+        _clear(wide, wide_type, lanes)
+
+        def flush() -> None:
+            at_all = ramp(0, lanes)
+            for small, large in zip(narrow, wide, strict=True):
+                T.buffer_store(large, large[at_all] + cast(small[at_all], wide_type, lanes), [at_all])
+            _clear(narrow, dtype, lanes)
+
+        with T.serial(0, kernel_h) as kh:
+            if kernel_w * words <= _FLUSH:
+                with T.serial(0, kernel_w) as kw, T.serial(0, words) as word:
+                    count(narrow, kh, kw, word)
+                flush()
+            else:
+                with T.serial(0, kernel_w) as kw:
+                    chunks = -(-words // _FLUSH)
+                    size = -(-words // chunks)
+                    with T.serial(0, words // size) as chunk:
+                        with T.serial(0, size) as word:
+                            count(narrow, kh, kw, chunk * size + word)
+                        flush()
+                    if words % size:
+                        with T.serial(0, words % size) as word:
+                            count(narrow, kh, kw, words // size * size + word)
+                        flush()
+        totals = wide
+
+    def slice_of(p: int, first: int) -> Expr:
+        total = totals[p * vectors + first // lanes]
+        return T.Bind(cast(total[ramp(first % lanes, SLICE)], "int32", SLICE))
+
+    return slice_of
+
+
+def _clear(totals: list[Buffer], dtype: str, lanes: int) -> None:
+    for total in totals:
+        T.buffer_store(total, splat(tirx.const(0, dtype), lanes), [ramp(0, lanes)])
