@@ -76,7 +76,11 @@ def output_shape(
 
 
 def function() -> "onnx.FunctionProto":
-    """The ONNX body, for any number of spatial axes. A runtime folds the weights at load and is left with a Conv."""
+    """The ONNX body, for any number of spatial axes. A runtime folds the weights at load; a Conv and a Round remain.
+
+    The Round changes no integer. It keeps a runtime from multiplying a following BatchNorm or scale into the weights
+    (onnxruntime does), after which the sums are no longer exact and signs of sums that are 0 come out wrong.
+    """
     import onnx.parser
 
     return onnx.parser.parse_function(f"""
@@ -98,8 +102,9 @@ def function() -> "onnx.FunctionProto":
             border = Constant <value_ints: ints = @pads> ()
             value = Constant <value_float: float = @pad_value> ()
             padded = Pad (x, border, value, spatial)
-            y = Conv <kernel_shape: ints = @kernel_shape, strides: ints = @strides, dilations: ints = @dilations,
+            sums = Conv <kernel_shape: ints = @kernel_shape, strides: ints = @strides, dilations: ints = @dilations,
                       group: int = @group> (padded, weight)
+            y = Round (sums)
         }}
     """)
 

@@ -30,7 +30,7 @@ def meaning(x: npt.NDArray[np.float32], w: npt.NDArray[np.uint8], *, channels: i
 
 
 def function() -> "onnx.FunctionProto":
-    """The ONNX body. A runtime folds the weights at load and is left with a Gemm."""
+    """The ONNX body. A runtime folds the weights at load; a Gemm and a Round remain (why: see BinaryConv)."""
     import onnx.parser
 
     return onnx.parser.parse_function(f"""
@@ -41,7 +41,8 @@ def function() -> "onnx.FunctionProto":
             w = Unsqueeze (packed, tap)
             {UNPACK_SIGNS}
             weight = Squeeze (signs, tap)
-            y = Gemm <transB: int = 1> (x, weight)
+            sums = Gemm <transB: int = 1> (x, weight)
+            y = Round (sums)
         }}
     """)
 

@@ -1,6 +1,7 @@
 """Binarize, BinaryConv and BinaryGemm: numpy meaning == stock onnxruntime == an independent reference, exactly."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -175,17 +176,39 @@ def test_binary_gemm(rows: int, channels: int, columns: int, unipolar: bool, see
     )
 
 
-def test_runtime_is_left_with_a_plain_conv(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The body costs nothing at run time: after loading, only Pad and Conv remain."""
+def test_runtime_folds_the_unpacking(tmp_path: Path) -> None:
+    """After loading only Pad, Conv and Round remain: the weights are no longer unpacked at each run."""
     x, w = np.ones((1, 12, 6, 6), np.float32), np.zeros((4, 9, 2), np.uint8)
     attributes = {"channels": 12, "kernel_shape": [3, 3], "strides": [2, 1], "pads": [1] * 4, "dilations": [1, 1]}
     model = one_node("BinaryConv", {"x": x}, {"w": w}, pad_value=1.0, **attributes)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(tmp_path_factory.mktemp("optimised") / "model.onnx")
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     optimised = onnx.load(options.optimized_model_filepath)
-    assert [node.op_type for node in optimised.graph.node] == ["Pad", "Conv"]
+    assert [node.op_type for node in optimised.graph.node] == ["Pad", "Conv", "Round"]
+
+
+def test_runtime_does_not_fold_a_batch_norm_into_the_weights() -> None:
+    """BatchNorm of an exact 0 with bias 0 is 0, whose sign is +1; in folded weights 0 would become a rounding error."""
+    rng = np.random.default_rng(7)
+    x = rng.choice(np.array([-1, 1], np.float32), (1, 64, 8, 8))
+    w = rng.choice(np.array([-1, 1], np.float32), (16, 64, 3, 3))
+    attributes: dict[str, Any] = {
+        "channels": 64,
+        "kernel_shape": [3, 3],
+        "strides": [1, 1],
+        "pads": [1] * 4,
+        "dilations": [1, 1],
+    }
+    model = one_node("BinaryConv", {"x": x}, {"w": packed(w)}, **attributes)
+    model.graph.node[0].output[0] = "sums"
+    model.graph.node.append(helper.make_node("BatchNormalization", ["sums", "gamma", "beta", "beta", "var"], ["y"]))
+    for name, value in (("gamma", 0.37), ("beta", 0.0), ("var", 1.3)):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.full(16, value, np.float32), name))
+    zero = binary_conv.meaning(x, packed(w), **attributes) == 0
+    assert zero.sum() > 10
+    np.testing.assert_array_equal(run(model, {"x": x})[zero], np.float32(0))
 
 
 @pytest.mark.parametrize("op", [binarize, binary_conv, binary_gemm])
