@@ -187,7 +187,14 @@ def emit(
 
 
 def _store_bits(
-    layout: BitLayout, geometry: Geometry, pixel: Pixel, channel: Expr, positive: Expr, lanes: int, valid: int, buffer: Buffer
+    layout: BitLayout,
+    geometry: Geometry,
+    pixel: Pixel,
+    channel: Expr,
+    positive: Expr,
+    lanes: int,
+    valid: int,
+    buffer: Buffer,
 ) -> None:
     """Pack one slice of channels into its bytes. Slices start at multiples of 8 channels of a group."""
     top, left, bottom, right = layout.pads
@@ -198,7 +205,9 @@ def _store_bits(
     else:
         per_group = layout.channels // layout.groups
         byte = T.Bind(
-            base + T.floordiv(channel, per_group) * layout.group_bytes + T.shift_right(T.floormod(channel, per_group), 3)
+            base
+            + T.floordiv(channel, per_group) * layout.group_bytes
+            + T.shift_right(T.floormod(channel, per_group), 3)
         )
     word = T.Bind(bits_of(positive, lanes, valid))
     for i in range(-(-valid // 8)):

@@ -13,6 +13,7 @@ Zero padding costs nothing in the loops: borders hold 0 bits, and `offset` has a
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +23,9 @@ from tvm.tirx.script.builder import ir as T
 
 from bnncc.kernels import epilogue as ep
 from bnncc.kernels.registers import Buffer, Expr, cast, load, local, ramp, splat
+from bnncc.kernels.tiles import SLICE, arg, epilogue_args, walk_tiles
 from bnncc.targets.target import Target, Work
 
-SLICE = 8  # channels the epilogue handles at a time: one byte of packed signs
 _FLUSH = 31  # additions of at most 8 that a byte lane can hold
 _L1_WEIGHTS = 16 * 1024  # weights up to this many bytes stay in the first-level cache while rows are walked
 
@@ -75,72 +76,46 @@ def build(shape: Shape, epilogue: ep.Epilogue, target: Target) -> tirx.PrimFunc:
     tile = target.tile(Work("xnor_conv2d", out.width, shape.group_channels, shape.words // target.word_bytes))
     word = f"uint{target.lane_bits}"
     blocks = -(-shape.group_channels // lanes)
-    with IRBuilder() as ib:
-        with T.prim_func():
-            T.func_attr({"tirx.noalias": True})
-            bits = _arg("bits", word)
-            weights = _arg("weights", word)
-            offset = _arg("offset", "int32")
-            classes = (_arg("row_class", "int32"), _arg("col_class", "int32"))
-            params = [_arg(f"param{i}", param.dtype) for i, param in enumerate(epilogue.params)]
-            outputs = [_arg(f"out{i}", output.dtype) for i, output in enumerate(epilogue.outputs)]
-            ep.emit_borders(epilogue, out, outputs)
+    with IRBuilder() as ib, T.prim_func():
+        T.func_attr({"tirx.noalias": True})
+        bits = arg("bits", word)
+        weights = arg("weights", word)
+        offset = arg("offset", "int32")
+        classes = (arg("row_class", "int32"), arg("col_class", "int32"))
+        params, outputs = epilogue_args(epilogue)
+        ep.emit_borders(epilogue, out, outputs)
 
-            def emit_tile(n: Expr, group: Expr, block: Expr, vectors: int, channels: int, y: Expr, x: Expr) -> None:
-                """`tile.pixels` pixels from x on, by `vectors` vectors from `block` on, `channels` of them real."""
-                sums = _accumulate(shape, target, tile.pixels, vectors, bits, weights, n, group, block, blocks, y, x)
-                for first in range(0, channels, SLICE):
-                    valid = min(SLICE, channels - first)
-                    channel = T.Bind(group * shape.group_channels + block * lanes + first)
-                    values = ep.load_channels(epilogue, params, channel, SLICE, valid)
-                    plain = load(offset, channel, SLICE, valid) if shape.classes == (1, 1) else None
-                    for p in range(tile.pixels):
-                        base = plain
-                        if base is None:
-                            where = classes[0][y] * shape.classes[1] + classes[1][x + p]
-                            base = load(offset, where * out.channels + channel, SLICE, valid)
-                        count = sums(p, first)
-                        acc = T.Bind(base - (count if shape.step == 1 else T.shift_left(count, splat(tirx.const(1, "int32"), SLICE))))
-                        pixel = ep.Pixel(n, y, x + p)
-                        ep.emit(epilogue, out, pixel, channel, acc, SLICE, valid, params, values, outputs)
+        def emit_tile(n: Expr, group: Expr, block: Expr, vectors: int, channels: int, y: Expr, x: Expr) -> None:
+            """`tile.pixels` pixels from x on, by `vectors` vectors from `block` on, `channels` of them real."""
+            sums = _accumulate(shape, target, tile.pixels, vectors, bits, weights, n, group, block, blocks, y, x)
+            for first in range(0, channels, SLICE):
+                valid = min(SLICE, channels - first)
+                channel = T.Bind(group * shape.group_channels + block * lanes + first)
+                values = ep.load_channels(epilogue, params, channel, SLICE, valid)
+                plain = load(offset, channel, SLICE, valid) if shape.classes == (1, 1) else None
+                for p in range(tile.pixels):
+                    base = plain
+                    if base is None:
+                        where = classes[0][y] * shape.classes[1] + classes[1][x + p]
+                        base = load(offset, where * out.channels + channel, SLICE, valid)
+                    count = sums(p, first)
+                    if shape.step == 2:
+                        count = T.shift_left(count, splat(tirx.const(1, "int32"), SLICE))
+                    acc = T.Bind(base - count)
+                    pixel = ep.Pixel(n, y, x + p)
+                    ep.emit(epilogue, out, pixel, channel, acc, SLICE, valid, params, values, outputs)
 
-            def emit_blocks(n: Expr, group: Expr, rows: Callable[[], list[Expr]] | None, y: Expr | None) -> None:
-                """All blocks of a group; each walks `rows` itself unless the row `y` is given."""
-                vectors, whole = tile.vectors, shape.group_channels // lanes // tile.vectors
-                parts: list[tuple[Expr, int, int, int]] = []
-                if whole:
-                    parts.append((None, vectors, vectors * lanes, whole))
-                rest = shape.group_channels - whole * vectors * lanes
-                if rest:
-                    parts.append((whole * vectors, -(-rest // lanes), rest, 1))
-                for start, count, channels, times in parts:
-                    with T.serial(0, times) as i:
-                        block = i * vectors if start is None else tirx.const(start, "int32")
-                        if y is not None:
-                            _walk_row(out.width, tile.pixels, lambda x: emit_tile(n, group, block, count, channels, y, x))
-                        else:
-                            with T.serial(0, out.rows) as row:
-                                _walk_row(out.width, tile.pixels, lambda x: emit_tile(n, group, block, count, channels, row, x))
-
-            with T.serial(0, out.batch) as n, T.serial(0, shape.groups) as group:
-                if shape.words * shape.group_channels <= _L1_WEIGHTS:
-                    with T.serial(0, out.rows) as y:
-                        emit_blocks(n, group, None, y)
-                else:
-                    emit_blocks(n, group, None, None)
+        with T.serial(0, out.batch) as n, T.serial(0, shape.groups) as group:
+            walk_tiles(
+                out.rows,
+                out.width,
+                shape.group_channels,
+                lanes,
+                tile,
+                rows_first=shape.words * shape.group_channels <= _L1_WEIGHTS,
+                emit=partial(emit_tile, n, group),
+            )
     return ib.get()
-
-
-def _arg(name: str, dtype: str) -> Buffer:
-    """A parameter of the kernel: a flat buffer. Its length is never read, so 1 stands for all."""
-    return T.arg(name, T.buffer((1,), dtype))
-
-
-def _walk_row(width: int, pixels: int, emit: Callable[[Expr], None]) -> None:
-    """Call `emit` with the first pixel of each tile of a row. The last tile is shifted left to end with the row: it
-    computes some pixels twice and writes the same values."""
-    with T.serial(0, -(-width // pixels)) as i:
-        emit(i * pixels if width % pixels == 0 else T.Bind(T.min(i * pixels, width - pixels)))
 
 
 def _accumulate(
@@ -168,8 +143,12 @@ def _accumulate(
 
     def count(into: list[Buffer], kh: Expr, kw: Expr, word: Expr) -> None:
         tap = kh * kernel_w + kw
-        rows = [load(weights, weight_base + v * weight_stride + (tap * words + word) * lanes, lanes) for v in range(vectors)]
-        at = (in_base + kh * (shape.dilations[0] * shape.in_width) + kw * shape.dilations[1]) * pixel_words + group * words
+        rows = [
+            load(weights, weight_base + v * weight_stride + (tap * words + word) * lanes, lanes) for v in range(vectors)
+        ]
+        at = (
+            in_base + kh * (shape.dilations[0] * shape.in_width) + kw * shape.dilations[1]
+        ) * pixel_words + group * words
         for p in range(pixels):
             window = T.Bind(splat(bits[at + p * (shape.strides[1] * pixel_words) + word], lanes))
             for v in range(vectors):

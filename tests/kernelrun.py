@@ -1,0 +1,42 @@
+"""Compile one kernel, load it into this process and call it with numpy arrays."""
+
+import ctypes
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+from tvm import tirx
+
+from bnncc import cpu
+from bnncc.build.codegen import compile_object
+from bnncc.build.entry import build_entry
+from bnncc.build.link import link
+from bnncc.targets import TARGETS
+from bnncc.targets.target import Target
+
+Array = npt.NDArray[Any]
+
+
+def runnable() -> tuple[Target, ...]:
+    """The targets whose code this machine runs."""
+    here = cpu.features()
+    return tuple(t for t in TARGETS.values() if t.machine == cpu.machine() and here.issuperset(t.features))
+
+
+def load(kernel: tirx.PrimFunc, target: Target) -> Any:
+    """The kernel as a ctypes function."""
+    # The entry's object brings memset and memcpy, which LLVM may call.
+    objects = [compile_object({"kernel": kernel}, target), build_entry([], 0, 0, b"", target)]
+    library = link(objects, ("kernel",))
+    # A file of its own name: the dynamic linker takes a path it has seen for the library it has loaded.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.so"
+        path.write_bytes(library)
+        return ctypes.CDLL(str(path)).kernel
+
+
+def run(kernel: tirx.PrimFunc, target: Target, *arrays: Array) -> None:
+    """Call the kernel on C-contiguous arrays; it writes into those that are its outputs."""
+    assert all(array.flags.c_contiguous for array in arrays)
+    assert load(kernel, target)(*(ctypes.c_void_p(array.ctypes.data) for array in arrays)) == 0
