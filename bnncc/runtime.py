@@ -164,10 +164,11 @@ def check_cpu(manifest: Manifest, where: str) -> None:
         found = f"needs CPU features this machine lacks: {' '.join(missing)}"
     else:
         return
-    raise ArtifactError(
-        f"{where}: target {manifest.target!r} {found}; run it there, or compile the model with --target native "
-        "(bnncc targets shows what runs here)"
-    )
+    from bnncc.targets import TARGETS
+
+    fitting = [t.name for t in TARGETS.values() if t.machine == here and cpu.features().issuperset(t.features)]
+    advice = f"compile the model with --target {fitting[0]}" if fitting else "no target of this bnncc runs here"
+    raise ArtifactError(f"{where}: target {manifest.target!r} {found}; {advice}")
 
 
 def _open(library: bytes, where: str) -> ctypes.CDLL:

@@ -81,7 +81,8 @@ def summarise(layers: tuple[Layer, ...], times_us: list[float], peaks: dict[str,
     rows = []
     for layer, us in zip(layers, times_us, strict=True):
         gmacs = layer.macs / us / 1e3 if layer.macs and us > 0 else None
-        of_peak = gmacs / peaks[_arithmetic(layer)] if gmacs is not None else None
+        peak = peaks.get(_arithmetic(layer))
+        of_peak = gmacs / peak if gmacs is not None and peak else None
         rows.append(LayerTime(layer, us, us / total if total else 0.0, gmacs, of_peak))
     return Profile(tuple(rows), peaks, sweeps)
 
@@ -89,7 +90,7 @@ def summarise(layers: tuple[Layer, ...], times_us: list[float], peaks: dict[str,
 def peak_gmacs(model: Model, kind: str) -> float:
     """Best of five: 1e9 MACs a second that the library's own `kind` instructions reach on this machine."""
     iterations, seconds = 1000, 0.0
-    while seconds < PEAK_SECONDS:
+    while seconds < PEAK_SECONDS and iterations < 1 << 40:
         iterations *= 4
         start = time.perf_counter()
         model.peak(kind, iterations)

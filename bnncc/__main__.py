@@ -1,0 +1,5 @@
+"""`python -m bnncc` is `bnncc`."""
+
+from bnncc.cli import main
+
+main()

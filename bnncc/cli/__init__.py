@@ -1,0 +1,53 @@
+"""The command line: one file a command, each parses, calls one function and prints what it returns.
+
+Exit codes: 0 done, 1 an error in the input, 2 wrong usage, 3 a budget or accuracy gate failed, 4 device unavailable,
+130 interrupted. Nothing heavy is imported before a command needs it.
+"""
+
+import importlib
+
+import click
+
+from bnncc import __version__
+from bnncc.errors import BnnccError
+
+# Each has a module of its name in this package, which holds it as `command`.
+COMMANDS = ("compile", "run", "bench", "inspect", "targets", "doctor")
+
+
+class Commands(click.Group):
+    """Loads a command's module when it is called for, and ends a BnnccError in one line and its exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which one uses them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, if there is one."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"bnncc.cli.{cmd_name}").command
+        return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; any exception but BnnccError is a bug and keeps its traceback."""
+        try:
+            return super().invoke(ctx)
+        except BnnccError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="bnncc")
+def main() -> None:
+    """Compile binary neural networks from ONNX to fast, bit-exact artifacts, and run and measure them.
+
+    \b
+    Example:
+      bnncc compile net.onnx --target native -o net.bnn
+      bnncc run net.bnn -i x.npz -o y.npz
+    """

@@ -1,0 +1,37 @@
+"""bnncc run."""
+
+import click
+
+from bnncc.cli import output
+
+
+@click.command()
+@click.argument("artifact", metavar="ART.bnn")
+@click.option("-i", "--input", "source", required=True, metavar="IN.npz", help="Arrays by input name.")
+@click.option("-o", "--output", "out", required=True, metavar="OUT.npz", help="Arrays by output name.")
+@output.json_option
+def command(artifact: str, source: str, out: str, json_file: str | None) -> None:
+    """Run an artifact once on this machine.
+
+    IN.npz holds exactly the network's inputs, by name, shape and dtype (an array `labels` may be there too).
+
+    \b
+    Example:
+      bnncc run net.bnn -i x.npz -o y.npz
+    """
+    for path in (artifact, source):
+        output.not_the_same(path, out)
+    import bnncc
+    from bnncc import npz
+
+    model = bnncc.load(artifact)
+    results = model(npz.read(source, model.manifest.inputs))
+    if not isinstance(results, dict):
+        results = {model.manifest.outputs[0].name: results}
+    npz.write(out, results)
+    tensors = [{"name": t.name, "shape": list(t.shape), "dtype": t.dtype} for t in model.manifest.outputs]
+    output.show(
+        {"output": out, "tensors": tensors},
+        json_file,
+        lambda: output.table(out, ["output", "dtype", "shape"], [(t["name"], t["dtype"], t["shape"]) for t in tensors]),
+    )
