@@ -13,6 +13,7 @@ from bnncc import bitpack
 from bnncc.errors import ModelError
 from bnncc.nn.conv import BinaryConvolution
 from bnncc.nn.layer import BinaryLayer
+from bnncc.nn.linear import BinaryLinear
 from bnncc.nn.quantizers import Bits, Sign
 from bnncc.ops import ONNX_DOMAIN, ONNX_VERSION, binarize, binary_conv, binary_gemm
 
@@ -52,7 +53,7 @@ class PackedLayer(nn.Module):
         super().__init__()
         self.input_quantizer = input_quantizer
         with torch.no_grad():
-            weight = source.weight_quantizer(source.weight).numpy()
+            weight = source.weight_quantizer(source.weight).detach().numpy()
             own_scale = source.weight_scale()
         positive, scale = _signs_and_scale(weight, where)
         if own_scale is not None:
@@ -76,6 +77,10 @@ class PackedLayer(nn.Module):
         self.register_buffer("bias", None if source.bias is None else source.bias.detach().reshape(per_channel))
 
     def forward(self, x: Tensor) -> Tensor:
+        """What torch also takes, no batch axis or several, becomes exactly one for the node, and is put back."""
+        lead = x.shape[: x.dim() - 1 - len(self.kernel)]
+        if len(lead) != 1:
+            x = x.reshape(-1, *x.shape[len(lead) :])
         x = self.input_quantizer(x)
         name, shape = binary_gemm.NAME, [x.shape[0], self.filters]
         if self.kernel:
@@ -85,7 +90,9 @@ class PackedLayer(nn.Module):
         y = _node(name, (x, self.packed), self.attributes, tuple(shape))
         if self.scale is not None:
             y = y * self.scale
-        return y if self.bias is None else y + self.bias
+        if self.bias is not None:
+            y = y + self.bias
+        return y if len(lead) == 1 else y.reshape(*lead, *shape[1:])
 
 
 def _node(op: str, inputs: tuple[Tensor, ...], attributes: Mapping[str, Any], shape: tuple[int, ...]) -> Tensor:
@@ -102,7 +109,7 @@ def _signs_and_scale(
     """Quantized weight [O, ...] -> where it is positive, same shape, and s [O] with weight = +-s."""
     magnitude = np.abs(weight).reshape(len(weight), -1)
     scale = magnitude[:, 0]
-    differs = np.argwhere(magnitude != scale[:, None])
+    differs = np.argwhere((magnitude != scale[:, None]) | ~np.isfinite(magnitude))
     if len(differs):
         channel, index = differs[0]
         raise ModelError(
@@ -119,12 +126,24 @@ def _replaced(module: nn.Module, path: str, done: dict[nn.Module, nn.Module]) ->
         return done[module]
     done[module] = module
     if isinstance(module, Sign | Bits):
+        _check_forward(module, path, (Sign, Bits))
         done[module] = PackedBinarize(module)
     elif isinstance(module, BinaryLayer):
-        quantizer = _replaced(module.input_quantizer, f"{path}.input_quantizer", done)
+        _check_forward(module, path, (BinaryConvolution, BinaryLinear))
+        quantizer = _replaced(module.input_quantizer, f"{path}.input_quantizer".removeprefix("."), done)
         done[module] = PackedLayer(module, path or type(module).__name__, quantizer)
     else:
         for name, child in list(module._modules.items()):
             if child is not None:
                 module.register_module(name, _replaced(child, f"{path}.{name}" if path else name, done))
     return done[module]
+
+
+def _check_forward(module: nn.Module, path: str, known: tuple[type[nn.Module], ...]) -> None:
+    """A subclass may choose its options, but a forward of its own would be lost."""
+    if type(module).forward not in [base.forward for base in known]:
+        name = type(module).__name__
+        raise ModelError(
+            f"{path or name}: {name} overrides forward; allowed is the forward of its base. "
+            f"Write a module that holds the layer instead."
+        )

@@ -53,7 +53,7 @@ class BinaryConvolution(BinaryLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         acc = self.correlate(self.input_quantizer(input), self.weight_quantizer(self.weight))
-        return self._scale_and_bias(acc)
+        return self._scale_and_bias(acc, len(self.kernel_size))
 
     def _check(self, padding_mode: str, pad_value: float) -> None:
         where = type(self).__name__
@@ -67,7 +67,7 @@ class BinaryConvolution(BinaryLayer):
 
 
 class BinaryConv1d(BinaryConvolution, nn.Conv1d):
-    """float [N, C, L] -> float [N, O, OL]; see the module's docstring."""
+    """float [N, C, L] or [C, L] -> float [N, O, OL] or [O, OL]; see the module's docstring."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class BinaryConv1d(BinaryConvolution, nn.Conv1d):
 
 
 class BinaryConv2d(BinaryConvolution, nn.Conv2d):
-    """float [N, C, H, W] -> float [N, O, OH, OW]; see the module's docstring."""
+    """float [N, C, H, W] or [C, H, W] -> float [N, O, OH, OW] or [O, OH, OW]; see the module's docstring."""
 
     def __init__(
         self,

@@ -55,9 +55,9 @@ class BinaryLayer(nn.Module):
             return self.weight.abs().mean().reshape(1)
         return self.weight.abs().flatten(1).mean(1)
 
-    def _scale_and_bias(self, acc: Tensor) -> Tensor:
-        """acc [N, O, ...] -> scale * acc + bias, same shape."""
-        per_channel = (-1, *[1] * (acc.ndim - 2))
+    def _scale_and_bias(self, acc: Tensor, spatial: int) -> Tensor:
+        """acc [..., O, *spatial axes] -> scale * acc + bias, same shape."""
+        per_channel = (-1, *[1] * spatial)
         scale = self.weight_scale()
         if scale is not None:
             acc = acc * scale.reshape(per_channel)

@@ -3,7 +3,7 @@
 y = scale * (input_quantizer(x) @ weight_quantizer(weight)^T) + bias
 
 Arguments and defaults are those of torch.nn.Linear; the keyword-only ones those of bnncc/nn/conv.py, without
-pad_value. x: float [M, K]; y: float [M, N].
+pad_value. x: float [..., K]; y: float [..., N].
 """
 
 from torch import Tensor, device, nn
@@ -14,7 +14,7 @@ from bnncc.nn.layer import Activation, BinaryLayer, Scale
 
 
 class BinaryLinear(BinaryLayer, nn.Linear):  # type: ignore[misc]  # torch types Linear.bias as never None
-    """float [M, K] -> float [M, N]; see the module's docstring."""
+    """float [..., K] -> float [..., N]; see the module's docstring."""
 
     def __init__(
         self,
@@ -34,4 +34,4 @@ class BinaryLinear(BinaryLayer, nn.Linear):  # type: ignore[misc]  # torch types
 
     def forward(self, input: Tensor) -> Tensor:
         acc = functional.linear(self.input_quantizer(input), self.weight_quantizer(self.weight))
-        return self._scale_and_bias(acc)
+        return self._scale_and_bias(acc, 0)

@@ -148,6 +148,24 @@ def test_every_option(tmp_path: Path) -> None:
     assert {"wide", "wide.input_quantizer", "wide.mul", "wide.add", "bits", "line", "dense.add"} <= set(names)
 
 
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (BinaryConv2d(3, 4, 3, scale="channel"), (3, 5, 6)),
+        (BinaryConv1d(3, 4, 3, scale="channel"), (3, 5)),
+        (BinaryLinear(3, 4, scale="channel"), (3,)),
+        (BinaryLinear(3, 4, scale="channel"), (2, 5, 3)),
+    ],
+)
+def test_no_batch_axis_or_several(module: nn.Module, shape: tuple[int, ...], tmp_path: Path) -> None:
+    x = torch.randn(shape)
+    bnncc.export(module, x, tmp_path / "net.onnx")
+    (output,) = run(tmp_path / "net.onnx", x.numpy())
+    np.testing.assert_array_equal(output, module(x).detach().numpy())
+    if isinstance(module, BinaryConv2d | BinaryConv1d):
+        np.testing.assert_array_equal(output, module(x.unsqueeze(0)).squeeze(0).detach().numpy())
+
+
 class TwoInTwoOut(nn.Module):
     def __init__(self, kind: type) -> None:
         super().__init__()
@@ -178,6 +196,21 @@ class Halves(nn.Module):
         return torch.where(weight > 0, 0.5, -0.25)
 
 
+class Infinite(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return torch.full_like(weight, torch.inf)
+
+
+class Doubled(BinaryConv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) * 2
+
+
+class Shifted(Sign):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x - 1)
+
+
 def with_nan() -> nn.Module:
     module = nn.Sequential(BinaryConv2d(3, 4, 3), nn.BatchNorm2d(4))
     module[1].get_buffer("running_mean")[2] = torch.nan
@@ -193,6 +226,9 @@ def with_nan() -> nn.Module:
         ),
         (nn.Sequential(BinaryConv2d(3, 4, 3, input_quantizer=nn.ReLU())), "^0: input_quantizer ends in Relu; allowed"),
         (nn.Sequential(BinaryConv2d(3, 4, 3, input_quantizer=nn.Identity())), "^0: input_quantizer ends in the net"),
+        (nn.Sequential(BinaryConv2d(3, 4, 3, weight_quantizer=Infinite())), "^0: weight_quantizer gives inf in output"),
+        (nn.Sequential(Doubled(3, 4, 3)), "^0: Doubled overrides forward; allowed is"),
+        (BinaryConv2d(3, 4, 3, input_quantizer=Shifted()), r"^input_quantizer: Shifted overrides forward; allowed is"),
         (with_nan(), r"^1\.running_mean: found nan at index \[2\]; allowed are finite"),
         (BinaryConv2d(3, 4, 3).double(), "^weight: type is torch.float64; allowed is torch.float32"),
     ],
