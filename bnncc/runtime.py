@@ -145,7 +145,7 @@ class Binding:
         _check_status(self._model._step(index, *self._pointers))
 
     def stepper(self, index: int) -> Callable[[], int]:
-        """`step(index)` as a function of nothing, for timing without the checks."""
+        """`step(index)` as a function without arguments and checks, for timing; past the last layer it runs nothing."""
         return functools.partial(self._model._step, ctypes.c_int32(index), *self._pointers)
 
 

@@ -1,7 +1,6 @@
 """Where the time goes: every layer of a network timed alone, beside what this machine's arithmetic can do at best."""
 
 import dataclasses
-import functools
 import time
 from dataclasses import dataclass
 
@@ -54,12 +53,12 @@ def profile(model: Model, binding: Binding, *, seconds: float) -> Profile:
     """Sweep over the layers in order for about `seconds` (at least `FEWEST_SWEEPS` times); medians of each.
 
     A sweep meets the caches as a run of the whole network does. The cost of the clock and of the foreign call is
-    measured with the peak function doing nothing, and taken off.
+    measured on a step that does not exist, which runs nothing, and taken off.
     """
     layers = model.manifest.layers
     peaks = {kind: peak_gmacs(model, kind) for kind in sorted({_arithmetic(layer) for layer in layers if layer.macs})}
     steps = [binding.stepper(index) for index in range(len(layers))]
-    overhead_us = latency.clock_overhead_us(functools.partial(model.peak, "binary", 0))
+    overhead_us = latency.clock_overhead_us(binding.stepper(len(layers)))
     binding.run()
     sweeps: list[list[int]] = []
     clock = time.perf_counter_ns
