@@ -1,6 +1,7 @@
 """Compile one kernel, load it into this process and call it with numpy arrays."""
 
 import ctypes
+import functools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,15 @@ def runnable() -> tuple[Target, ...]:
     return tuple(t for t in TARGETS.values() if t.machine == cpu.machine() and here.issuperset(t.features))
 
 
+@functools.cache
+def _memory_functions(target: Target) -> bytes:
+    """The object of an empty network: it brings memset and memcpy, which LLVM may call."""
+    return build_entry([], 0, 0, b"", target)
+
+
 def load(kernel: tirx.PrimFunc, target: Target) -> Any:
     """The kernel as a ctypes function."""
-    # The entry's object brings memset and memcpy, which LLVM may call.
-    objects = [compile_object({"kernel": kernel}, target), build_entry([], 0, 0, b"", target)]
-    library = link(objects, ("kernel",))
+    library = link([compile_object({"kernel": kernel}, target), _memory_functions(target)], exports=("kernel",))
     # A file of its own name: the dynamic linker takes a path it has seen for the library it has loaded.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.so"

@@ -50,7 +50,7 @@ def build_entry(calls: Sequence[KernelCall], inputs: int, outputs: int, constant
 def _entry(calls: Sequence[KernelCall], inputs: int, outputs: int, constants: bytes, *, stepping: bool) -> tirx.PrimFunc:
     with IRBuilder() as ib:
         with T.prim_func():
-            step = T.arg("step", T.var("int32", "step")) if stepping else None
+            step = T.arg("step", T.int32()) if stepping else None
             spaces: dict[str, list[Buffer]] = {
                 "input": [T.arg(f"in{i}", T.buffer((1,), "uint8")) for i in range(inputs)],
                 "output": [T.arg(f"out{i}", T.buffer((1,), "uint8")) for i in range(outputs)],
@@ -81,8 +81,8 @@ def _memset() -> tirx.PrimFunc:
     with IRBuilder() as ib:
         with T.prim_func():
             to = T.arg("to", T.buffer((1,), "uint8"))
-            value = T.arg("value", T.var("int32", "value"))
-            size = T.arg("size", T.var("int64", "size"))
+            value = T.arg("value", T.int32())
+            size = T.arg("size", T.int64())
             with T.serial(tirx.const(0, "int64"), size) as i:
                 T.buffer_store(to, T.cast(value, "uint8"), [i])
     return ib.get()
@@ -93,7 +93,7 @@ def _memcpy() -> tirx.PrimFunc:
         with T.prim_func():
             to = T.arg("to", T.buffer((1,), "uint8"))
             source = T.arg("source", T.buffer((1,), "uint8"))
-            size = T.arg("size", T.var("int64", "size"))
+            size = T.arg("size", T.int64())
             with T.serial(tirx.const(0, "int64"), size) as i:
                 T.buffer_store(to, source[i], [i])
     return ib.get()

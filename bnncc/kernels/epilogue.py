@@ -186,6 +186,23 @@ def emit(
             _store_bits(output.bits, geometry, pixel, channel, values[output.value], lanes, valid, buffer)
 
 
+def emit_pixels(
+    epilogue: Epilogue,
+    geometry: Geometry,
+    pixels: list[Pixel],
+    channel: Expr,
+    accumulators: list[Expr],
+    lanes: int,
+    valid: int,
+    params: list[Buffer],
+    outputs: list[Buffer],
+) -> None:
+    """Run the epilogue on the same slice of channels of several pixels."""
+    values = load_channels(epilogue, params, channel, lanes, valid)
+    for pixel, accumulator in zip(pixels, accumulators, strict=True):
+        emit(epilogue, geometry, pixel, channel, accumulator, lanes, valid, params, values, outputs)
+
+
 def _store_bits(
     layout: BitLayout,
     geometry: Geometry,

@@ -77,8 +77,6 @@ def finish(
     """Run the epilogue on a tile whose `channels` channels start at `channel`."""
     vectors = len(sums) // len(pixels)
     for first, width, valid in slices(channels, lanes):
-        here = T.Bind(channel + first)
-        values = ep.load_channels(epilogue, params, here, width, valid)
-        for p, pixel in enumerate(pixels):
-            total = sums[p * vectors + first // lanes][ramp(first % lanes, width)]
-            ep.emit(epilogue, geometry, pixel, here, T.Bind(total), width, valid, params, values, outputs)
+        parts = [sums[p * vectors + first // lanes][ramp(first % lanes, width)] for p in range(len(pixels))]
+        values = [T.Bind(part) for part in parts]
+        ep.emit_pixels(epilogue, geometry, pixels, T.Bind(channel + first), values, width, valid, params, outputs)

@@ -1,0 +1,46 @@
+"""An epilogue without a convolution before it: values are loaded from a tensor, worked on and stored."""
+
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as T
+
+from bnncc.kernels import epilogue as ep
+from bnncc.kernels.registers import Expr, load
+from bnncc.kernels.tiles import arg, each_slice, epilogue_args, float_lanes
+from bnncc.targets.target import Target
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Input [N, H, W, C], of the output's extents; dtype is float32 or int32. A tensor [N, C] is [N, 1, 1, C]."""
+
+    output: ep.Geometry
+    dtype: str = "float32"
+
+
+def build(shape: Shape, epilogue: ep.Epilogue, target: Target) -> tirx.PrimFunc:
+    """The kernel: (input, *epilogue params, *outputs) -> 0."""
+    out = _flat(shape.output, epilogue)
+    with IRBuilder() as ib, T.prim_func():
+        T.func_attr({"tirx.noalias": True})
+        inputs = arg("input", shape.dtype)
+        params, outputs = epilogue_args(epilogue)
+        ep.emit_borders(epilogue, out, outputs)
+        with T.serial(0, out.batch) as n, T.serial(0, out.rows) as y, T.serial(0, out.width) as x:
+            at = T.Bind(((n * out.rows + y) * out.width + x) * out.channels)
+
+            def slice_of(channel: Expr, lanes: int, valid: int) -> None:
+                value = load(inputs, at + channel, lanes, valid)
+                ep.emit_pixels(epilogue, out, [ep.Pixel(n, y, x)], channel, [value], lanes, valid, params, outputs)
+
+            each_slice(out.channels, float_lanes(target), slice_of)
+    return ib.get()
+
+
+def _flat(geometry: ep.Geometry, epilogue: ep.Epilogue) -> ep.Geometry:
+    """One long pixel where nothing depends on the channel, so that few channels do not make short vectors."""
+    if any(param.kind == "channel" for param in epilogue.params) or any(output.bits for output in epilogue.outputs):
+        return geometry
+    return ep.Geometry(1, 1, 1, geometry.batch * geometry.rows * geometry.width * geometry.channels)

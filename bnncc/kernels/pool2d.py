@@ -1,0 +1,82 @@
+"""Maximum and average pooling in float32, with an epilogue in registers.
+
+Lanes are channels. The output extents decide how far windows reach (ceil_mode is a larger extent). A maximum is that of
+the taps inside the image, minus infinity where there is none; a NaN counts when it comes after the largest value, as in
+onnxruntime.
+"""
+
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as T
+
+from bnncc.kernels import epilogue as ep
+from bnncc.kernels.registers import Expr, load, local, ramp, splat
+from bnncc.kernels.tiles import arg, each_slice, epilogue_args, float_lanes
+from bnncc.kernels.windows import Taps, Window, walk_windows
+from bnncc.targets.target import Target
+
+_PIXELS = 4  # computed together
+
+
+@dataclass(frozen=True)
+class Shape(Window):
+    """Extents of one pooling: input [N, in_rows, in_width, C] and output [N, rows, width, C].
+
+    kind: "max", "average" (of the taps inside the image) or "average_with_pads" (padding counts as zeros; what a window
+    reaches beyond the padding does not count).
+    """
+
+    kind: str = "max"
+
+
+def build(shape: Shape, epilogue: ep.Epilogue, target: Target) -> tirx.PrimFunc:
+    """The kernel: (input, *epilogue params, *outputs) -> 0."""
+    out = shape.output
+    start = float("-inf") if shape.kind == "max" else 0.0
+    with IRBuilder() as ib, T.prim_func():
+        T.func_attr({"tirx.noalias": True})
+        inputs = arg("input", "float32")
+        params, outputs = epilogue_args(epilogue)
+        ep.emit_borders(epilogue, out, outputs)
+        with T.serial(0, out.batch) as n:
+
+            def emit(y: Expr, x: Expr, pixels: int, taps: Taps) -> None:
+                origin = T.Bind(shape.at(n, y, x) * out.channels)
+                count = None if shape.kind == "max" else T.Bind(_count(shape, taps))
+
+                def slice_of(channel: Expr, lanes: int, valid: int) -> None:
+                    everything = ramp(0, lanes)
+                    totals = [local("float32", lanes) for _ in range(pixels)]
+                    for total in totals:
+                        T.buffer_store(total, splat(tirx.const(start, "float32"), lanes), [everything])
+
+                    def tap(i: Expr, j: Expr) -> None:
+                        for p, total in enumerate(totals):
+                            at = origin + shape.step(i, j, p) * out.channels + channel
+                            value, old = load(inputs, at, lanes, valid), total[everything]
+                            new = T.max(old, value) if shape.kind == "max" else old + value
+                            T.buffer_store(total, new, [everything])
+
+                    taps.each(tap)
+                    where = [ep.Pixel(n, y, x + p) for p in range(pixels)]
+                    values = [total[everything] for total in totals]
+                    if count is not None:
+                        values = [value / splat(count, lanes) for value in values]
+                    values = [T.Bind(value) for value in values]
+                    ep.emit_pixels(epilogue, out, where, channel, values, lanes, valid, params, outputs)
+
+                each_slice(out.channels, float_lanes(target), slice_of)
+
+            walk_windows(shape, _PIXELS, emit)
+    return ib.get()
+
+
+def _count(shape: Shape, taps: Taps) -> Expr:
+    """What an average divides by, float32."""
+    if shape.kind == "average_with_pads":
+        count = taps.padded[0] * taps.padded[1]
+    else:
+        count = (taps.end[0] - taps.first[0]) * (taps.end[1] - taps.first[1])
+    return tirx.const(float(count), "float32") if isinstance(count, int) else T.cast(count, "float32")
