@@ -22,7 +22,7 @@ from bnncc import bitpack
 from bnncc.errors import ModelError
 from bnncc.frontend import pads as padding
 from bnncc.ops import binarize as binarize_op
-from bnncc.ops import binary_conv2d
+from bnncc.ops import binary_conv2d, spans
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def conv(node: Node) -> Any:
         x, w = _with_height(x, node.emit), w[:, :, None]
         strides, dilations, pads = (1, *strides), (1, *dilations), (0, pads[0], 0, pads[1])
     y = node.emit(
-        with_span(
+        spans.marked(
             relax.op.nn.conv2d(x, relax.const(w), strides=strides, padding=pads, dilation=dilations, groups=group),
             node.span,
         )
@@ -189,7 +189,7 @@ def gemm(node: Node) -> Any:
         w = relax.const(np.ascontiguousarray(value.T if node.attributes.get("transB", 0) else value))
     elif node.attributes.get("transB", 0):
         w = node.emit(relax.op.permute_dims(w, [1, 0]))
-    y = node.emit(with_span(relax.op.matmul(a, w), node.span))
+    y = node.emit(spans.marked(relax.op.matmul(a, w), node.span))
     if alpha != 1.0:
         y = node.emit(relax.op.multiply(y, relax.const(alpha, "float32")))
     if not node.given(2) or beta == 0.0:
@@ -218,7 +218,7 @@ def batch_normalization(node: Node) -> Any:
         raise ModelError(f"variance 0 with epsilon {epsilon} divides by zero; give epsilon > 0")
     constants = [relax.const(array) for array in arrays]
     call = relax.op.nn.batch_norm(node.inputs[0], *constants, axis=1, epsilon=epsilon, training=False)
-    return relax.TupleGetItem(node.emit(with_span(call, node.span)), 0)
+    return relax.TupleGetItem(node.emit(spans.marked(call, node.span)), 0)
 
 
 def prelu(node: Node) -> Any:
@@ -282,13 +282,13 @@ def _pool(node: Node, op: Callable[..., Any], **options: Any) -> Any:
         x = _with_height(x, node.emit)
         kernel, strides, dilations, pads = (1, *kernel), (1, *strides), (1, *dilations), (0, pads[0], 0, pads[1])
     call = op(x, pool_size=kernel, strides=strides, padding=pads, dilation=dilations, **options)
-    y = node.emit(with_span(call, node.span))
+    y = node.emit(spans.marked(call, node.span))
     return y if rank == 2 else _without_height(y, node.emit)
 
 
 def global_average_pool(node: Node) -> Any:
     axes = list(range(2, len(node.shape(0))))
-    return with_span(relax.op.mean(node.inputs[0], axis=axes, keepdims=True), node.span)
+    return spans.marked(relax.op.mean(node.inputs[0], axis=axes, keepdims=True), node.span)
 
 
 def identity(node: Node) -> Any:
@@ -306,11 +306,6 @@ def constant(node: Node) -> Any:
         raise ModelError(f"a constant given as {name} is not supported; give a dense tensor")
     array = numpy_helper.to_array(value) if name == "value" else np.asarray(value, dtype=kinds[name])
     return relax.const(array, str(array.dtype))
-
-
-def with_span(call: Any, span: Any) -> Any:
-    """The same call, marked with where it comes from."""
-    return relax.Call(call.op, call.args, call.attrs, call.ty_args, span)
 
 
 CONVERTERS: dict[tuple[str, str], Callable[[Node], Any]] = {

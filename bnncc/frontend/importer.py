@@ -20,7 +20,7 @@ from tvm.relax.frontend.onnx import onnx_frontend
 
 from bnncc.errors import ModelError
 from bnncc.frontend import converters, onnx_file
-from bnncc.ops import ONNX_DOMAIN
+from bnncc.ops import ONNX_DOMAIN, spans
 from bnncc.ops.relax import register
 
 if TYPE_CHECKING:
@@ -58,12 +58,6 @@ def from_onnx(source: str | Path | bytes | onnx.ModelProto, shapes: onnx_file.Sh
         if not isinstance(kind, relax.TensorType):
             raise ModelError(f"{where}: output {name!r} is {kind}; it must be a tensor")
     return Imported(module, inputs, outputs)
-
-
-def span_name(expression: Any) -> str:
-    """The name of the ONNX node that a call comes from; "" where it has none."""
-    span = expression.span
-    return str(span.source_name.name) if span is not None else ""
 
 
 class _Graph(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]  # TVM is untyped
@@ -105,7 +99,7 @@ class _Graph(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]  # TVM is u
     def _convert(self, node: onnx.NodeProto, index: int) -> None:
         domain = "" if node.domain == "ai.onnx" else node.domain
         convert = converters.CONVERTERS.get((domain, node.op_type))
-        span = tvm.ir.Span(tvm.ir.SourceName(node.name or f"{node.op_type}_{index}"), 0, 0, 0, 0)
+        span = spans.named(node.name or f"{node.op_type}_{index}")
         if convert is None:
             super()._construct_nodes(SimpleNamespace(node=[node]))
         else:
@@ -120,7 +114,7 @@ class _Graph(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]  # TVM is u
             value = self._nodes[name]
             if isinstance(value, relax.Call | relax.TupleGetItem):
                 if isinstance(value, relax.Call) and value.span is None:
-                    value = converters.with_span(value, span)
+                    value = spans.marked(value, span)
                 self._nodes[name] = value = self.bb.emit(value)
             if isinstance(value.ty, relax.TensorType):
                 onnx_file.check_extents(converters.shape_of(value), f"its output {name!r}", zero_allowed=False)

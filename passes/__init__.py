@@ -1,0 +1,48 @@
+"""Relax to Relax: one file a pass, and the list of them in order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import relax
+
+from bnncc.ops.relax import register
+from bnncc.passes.dense_as_conv import DenseAsConv
+from bnncc.passes.drop_repeated_sign import DropRepeatedSign
+from bnncc.passes.drop_scale_before_sign import DropScaleBeforeSign
+from bnncc.passes.fold_batch_norm import FoldBatchNorm
+from bnncc.passes.fold_thresholds import FoldThresholds
+from bnncc.passes.fuse_epilogue import FuseEpilogue
+from bnncc.passes.lower_to_xnor import LowerToXnor
+from bnncc.passes.sign_before_max_pool import SignBeforeMaxPool
+from bnncc.passes.to_nhwc import ToNHWC
+from bnncc.targets.target import Target
+
+
+def pipeline(target: Target) -> tuple[Any, ...]:
+    """The passes for a target, fresh objects for one compilation, in the order in which they run.
+
+    Ours count what they did in `rewrites` and say what they left and why in `skipped`; TVM's have neither.
+    """
+    register()
+    return (
+        FoldBatchNorm(),
+        # Weights that a file computes (a scale times a weight) become constants before anything asks for constants.
+        relax.transform.FoldConstant(),
+        relax.transform.DeadCodeElimination(),
+        # Before the passes on signs: afterwards signs and convolutions are neighbours, without permutations between.
+        ToNHWC(),
+        DenseAsConv(),
+        DropRepeatedSign(),
+        SignBeforeMaxPool(),
+        # After SignBeforeMaxPool, which may bring scales next to a sign.
+        DropScaleBeforeSign(),
+        LowerToXnor(word_bytes=target.word_bytes),
+        # After LowerToXnor: it needs the values that an accumulator can take.
+        FoldThresholds(),
+        # The same permutation or copy written twice is computed once; last, so that it sees everything.
+        relax.transform.EliminateCommonSubexpr(),
+        relax.transform.CanonicalizeBindings(),
+        relax.transform.DeadCodeElimination(),
+        FuseEpilogue(),
+    )
