@@ -51,7 +51,8 @@ class Bench:
                 "name": self.baseline_name,
                 "latency": self.baseline.report(),
                 "ratio": self.ratio,
-                "max_abs_difference": self.max_abs_difference,
+                # JSON has no NaN.
+                "max_abs_difference": self.max_abs_difference if np.isfinite(self.max_abs_difference or 0.0) else None,
             }
         return record
 
