@@ -16,7 +16,7 @@ help:
 	@echo "make bench      measure the compiler's kernels and networks on this machine"
 
 demo: $(VENV)/.demo
-	$(BIN)/python examples/demo.py --output demo
+	$(BIN)/python -m examples.demo --output demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest

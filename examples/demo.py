@@ -1,4 +1,4 @@
-"""`make demo`: train, export, compile for two machines, check every test image against onnxruntime, measure.
+"""`make demo` (`python -m examples.demo`): train, export, compile for two machines, check every test image against onnxruntime, measure.
 
 Writes digits.onnx and the artifacts into demo/ and prints one table. Takes about a minute on one core.
 """
@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from digits import train_digits
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +18,7 @@ from rich.table import Table
 import bnncc
 from bnncc import atomic
 from bnncc.bench.report import Bench, bench
+from examples.digits import train_digits
 
 Images = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float32]
