@@ -14,17 +14,17 @@ def copy(to: Buffer, to_at: Expr, source: Buffer, source_at: Expr, count: int, l
     def move(first: Expr, width: int) -> None:
         T.buffer_store(to, source[ramp(source_at + first, width)], [ramp(to_at + first, width)])
 
-    _runs(count, lanes, move)
+    runs(count, lanes, move)
 
 
 def fill(to: Buffer, at: Expr, value: int, count: int, lanes: int) -> None:
     """to[at + i] = value for the `count` values i."""
     constant = tirx.const(value, to.dtype)
-    _runs(count, lanes, lambda first, width: T.buffer_store(to, splat(constant, width), [ramp(at + first, width)]))
+    runs(count, lanes, lambda first, width: T.buffer_store(to, splat(constant, width), [ramp(at + first, width)]))
 
 
-def _runs(count: int, lanes: int, emit: Callable[[Expr, int], None]) -> None:
-    """Cut `count` values into whole vectors, in a loop, and then ever smaller ones."""
+def runs(count: int, lanes: int, emit: Callable[[Expr, int], None]) -> None:
+    """Cut `count` values into whole vectors, in a loop, and then ever smaller ones: `emit(first, lanes)`."""
     done = count // lanes * lanes
     if done:
         with T.serial(0, count // lanes) as i:

@@ -243,11 +243,12 @@ def emit_borders(epilogue: Epilogue, geometry: Geometry, outputs: list[Buffer]) 
     """Fill what no slice writes: border pixels, and the whole bytes past the last channel of each pixel."""
     for output, buffer in zip(epilogue.outputs, outputs, strict=True):
         if output.bits is not None:
-            _fill_border(output.bits, geometry, buffer)
+            fill_border(output.bits, geometry, buffer)
             _fill_tail(output.bits, geometry, buffer)
 
 
-def _fill_border(layout: BitLayout, geometry: Geometry, buffer: Buffer) -> None:
+def fill_border(layout: BitLayout, geometry: Geometry, buffer: Buffer) -> None:
+    """Fill the border pixels of an image whose inner extents are those of `geometry`."""
     top, left, bottom, right = layout.pads
     pattern, size = layout.border_pattern(), layout.pixel_bytes
     width, rows = geometry.width + left + right, geometry.rows + top + bottom

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bnncc.kernels import elementwise, global_pool, pack, pool2d
+from bnncc.kernels import elementwise, global_pool, pack, pool2d, transpose
 from bnncc.kernels import epilogue as ep
 from bnncc.targets.target import Target
 from tests.kernelrun import run, runnable
@@ -127,3 +127,13 @@ def test_pack(target: Target, data: st.DataObject, out: ep.Geometry, kind: str) 
     shape = pack.Shape(out, layout, dtype, 1.5 if kind == "scalar" else None)
     run(pack.build(shape, target), target, x, *limits, got)
     np.testing.assert_array_equal(got, expected)
+
+
+@TARGETS
+@SETTINGS
+@given(batch=st.integers(1, 2), rows=st.integers(1, 40), columns=st.integers(1, 40))
+def test_transpose(target: Target, batch: int, rows: int, columns: int) -> None:
+    x = np.random.default_rng(0).standard_normal((batch, rows, columns)).astype(np.float32)
+    got = np.zeros((batch, columns, rows), np.float32)
+    run(transpose.build(transpose.Shape(batch, rows, columns), target), target, x, got)
+    np.testing.assert_array_equal(got, x.transpose(0, 2, 1))

@@ -1,0 +1,35 @@
+"""A border of constant bits around packed images, for those that no kernel could write with their border at once."""
+
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as T
+
+from bnncc.kernels import epilogue as ep
+from bnncc.kernels.copies import copy
+from bnncc.kernels.tiles import arg
+from bnncc.targets.target import Target
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Input [N, H, W, bits.pixel_bytes], whose extents (without border) are those of `output`; `bits` has the pads."""
+
+    output: ep.Geometry
+    bits: ep.BitLayout
+
+
+def build(shape: Shape, target: Target) -> tirx.PrimFunc:
+    """The kernel: (packed, padded) -> 0."""
+    out, (top, left, bottom, right) = shape.output, shape.bits.pads
+    row_bytes = out.width * shape.bits.pixel_bytes
+    with IRBuilder() as ib, T.prim_func():
+        T.func_attr({"tirx.noalias": True})
+        packed, padded = arg("packed", "uint8"), arg("padded", "uint8")
+        ep.fill_border(shape.bits, out, padded)
+        with T.serial(0, out.batch) as n, T.serial(0, out.rows) as y:
+            row = (n * (out.rows + top + bottom) + y + top) * (out.width + left + right) + left
+            to = T.Bind(row * shape.bits.pixel_bytes)
+            copy(padded, to, packed, T.Bind((n * out.rows + y) * row_bytes), row_bytes, target.vector_bits // 8)
+    return ib.get()

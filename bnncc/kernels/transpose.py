@@ -1,0 +1,48 @@
+"""Transposing float32 images: NCHW to NHWC or back, each image a matrix of channels by pixels."""
+
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as T
+
+from bnncc.kernels.registers import Expr
+from bnncc.kernels.tiles import arg, each_slice
+from bnncc.targets.target import Target
+
+_BLOCK = 8  # rows and columns of what is transposed at a time: parts of cache lines that are read and written once
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Input [batch, rows, columns], output [batch, columns, rows]. NCHW to NHWC: rows = C, columns = H * W."""
+
+    batch: int
+    rows: int
+    columns: int
+
+
+def build(shape: Shape, target: Target) -> tirx.PrimFunc:
+    """The kernel: (input, output) -> 0."""
+    with IRBuilder() as ib, T.prim_func():
+        T.func_attr({"tirx.noalias": True})
+        inputs, output = arg("input", "float32"), arg("output", "float32")
+        with T.serial(0, shape.batch) as n:
+            image = T.Bind(n * (shape.rows * shape.columns))
+
+            def by_columns(column: Expr, _: int, columns: int) -> None:
+                def block(row: Expr, _: int, rows: int) -> None:
+                    for j in range(columns):
+                        first = image + row * shape.columns + column + j
+                        to = image + (column + j) * shape.rows + row
+                        if rows == _BLOCK:
+                            steps = tirx.Ramp(first, tirx.IntImm("int32", shape.columns), rows)
+                            T.buffer_store(output, inputs[steps], [tirx.Ramp(to, tirx.IntImm("int32", 1), rows)])
+                            continue
+                        for i in range(rows):
+                            T.buffer_store(output, inputs[first + i * shape.columns], [to + i])
+
+                each_slice(shape.rows, _BLOCK, block)
+
+            each_slice(shape.columns, _BLOCK, by_columns)
+    return ib.get()

@@ -1,0 +1,152 @@
+"""Kernels on packed bits against numpy: all equal, borders and tail bits included."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bnncc import bitpack
+from bnncc.kernels import epilogue as ep
+from bnncc.kernels import or_pool2d, pad_bits, xnor_conv2d
+from bnncc.targets.target import Target
+from tests.kernelrun import run, runnable
+from tests.kernels import epilogues
+from tests.kernels.checks import check
+
+Array = npt.NDArray[Any]
+TARGETS = pytest.mark.parametrize("target", runnable(), ids=lambda target: target.name)
+SETTINGS = settings(max_examples=25, deadline=None)
+
+
+def random_bits(random: np.random.Generator, shape: tuple[int, ...], layout: ep.BitLayout) -> Array:
+    """Packed images [..., pixel_bytes] without border."""
+    inner = ep.BitLayout(layout.channels, layout.groups, layout.group_bytes)
+    return epilogues.pack(random.integers(0, 2, (*shape, layout.channels)).astype(bool), inner)
+
+
+def correlate(
+    bits: Array, weights: Array, offset: Array, classes: tuple[Array, Array], shape: xnor_conv2d.Shape
+) -> Array:
+    """int32 [N, rows, width, O] from packed bits and weights [O, taps, group_bytes], tap after tap."""
+    out, size = shape.output, shape.group_bytes
+    acc = np.broadcast_to(offset[classes[0]][:, classes[1]], (out.batch, out.rows, out.width, out.channels)).copy()
+    for tap in range(weights.shape[1]):
+        i, j = (k * d for k, d in zip(divmod(tap, shape.kernel[1]), shape.dilations, strict=True))
+        pixels = bits[:, i :: shape.strides[0], j :: shape.strides[1]][:, : out.rows, : out.width]
+        for o in range(out.channels):
+            group = o // shape.group_channels
+            word = pixels[..., group * size : (group + 1) * size] ^ weights[o, tap]
+            acc[..., o] -= shape.step * np.bitwise_count(word).sum(axis=-1, dtype=np.int32)
+    return acc
+
+
+@TARGETS
+@SETTINGS
+@given(data=st.data())
+def test_xnor_conv2d(target: Target, data: st.DataObject) -> None:
+    kernel, strides, dilations = (data.draw(st.tuples(*[st.integers(1, high)] * 2)) for high in (3, 2, 2))
+    rows, width = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 17))
+    groups, step = data.draw(st.sampled_from([1, 1, 1, 2, 4])), data.draw(st.integers(1, 2))
+    channels = data.draw(st.sampled_from([1, 7, 8, 20, 40, 64, 100, 200, 300]))
+    out_channels = data.draw(st.sampled_from([1, 5, 8, 16, 24, 40, 72, 100]))
+    group_bytes = bitpack.packed_bytes(channels, target.word_bytes)
+    in_rows = (rows - 1) * strides[0] + (kernel[0] - 1) * dilations[0] + 1
+    in_width = (width - 1) * strides[1] + (kernel[1] - 1) * dilations[1] + 1
+    out = ep.Geometry(data.draw(st.integers(1, 2)), rows, width, groups * out_channels)
+    classes = data.draw(st.sampled_from([(1, 1), (3, 3), (2, 1)]))
+    shape = xnor_conv2d.Shape(out, in_rows, in_width, group_bytes, kernel, strides, dilations, groups, step, classes)
+    case = data.draw(epilogues.cases(out, "int32", groups))
+    random = np.random.default_rng(0)
+    bits = random_bits(random, (out.batch, in_rows, in_width), ep.BitLayout(groups * channels, groups, group_bytes))
+    taps = kernel[0] * kernel[1]
+    weights = bitpack.pack(random.integers(0, 2, (out.channels, taps, channels)).astype(bool), target.word_bytes)
+    offset = random.integers(-50, 50 + taps * channels, (*classes, out.channels)).astype(np.int32)
+    where = (
+        random.integers(0, classes[0], rows).astype(np.int32),
+        random.integers(0, classes[1], width).astype(np.int32),
+    )
+    inputs = [bits, xnor_conv2d.arrange_weights(weights, groups, target), offset, *where]
+    expected = correlate(bits, weights, offset, where, shape)
+    # Integers and thresholds are equal; floats after them differ by the roundings that a fused multiply-add saves.
+    tolerance = 0.0 if all(o.dtype != "float32" for o in case.epilogue.outputs) else 1e-5
+    check(
+        xnor_conv2d.build(shape, case.epilogue, target), target, inputs, case, expected, rtol=tolerance, atol=tolerance
+    )
+
+
+@TARGETS
+@pytest.mark.parametrize("channels", [2048, 9000])
+def test_long_sums_do_not_overflow(target: Target, channels: int) -> None:
+    """Every bit differs from its weight: the largest count there is, beyond 16 bits for 3x3x9000."""
+    size = bitpack.packed_bytes(channels, target.word_bytes)
+    shape = xnor_conv2d.Shape(ep.Geometry(1, 1, 1, 8), 3, 3, size, (3, 3), (1, 1), (1, 1), 1, 2, (1, 1))
+    bits = np.broadcast_to(bitpack.pack(np.ones(channels, bool), target.word_bytes), (1, 3, 3, size)).copy()
+    inputs = [bits, xnor_conv2d.arrange_weights(np.zeros((8, 9, size), np.uint8), 1, target)]
+    zeros = np.zeros(8, np.int32)
+    got = np.zeros((1, 1, 1, 8), np.int32)
+    kernel = xnor_conv2d.build(shape, ep.Epilogue(outputs=(ep.Output(0, "int32"),)), target)
+    run(kernel, target, *inputs, zeros, zeros[:1], zeros[:1], got)
+    np.testing.assert_array_equal(got, -2 * 9 * channels)
+
+
+@st.composite
+def packed_images(draw: st.DrawFn) -> tuple[ep.BitLayout, int]:
+    """A layout of any channels and border, and a batch."""
+    channels = draw(st.sampled_from([1, 3, 8, 12, 24, 40, 64, 132]))
+    groups = draw(st.sampled_from([g for g in (1, 2, 4) if channels % g == 0]))
+    size = -(-channels // groups // 8) + draw(st.integers(0, 2))
+    pads = draw(st.tuples(*[st.integers(0, 2)] * 4))
+    return ep.BitLayout(channels, groups, size, pads, draw(st.integers(0, 1))), draw(st.integers(1, 2))
+
+
+def bordered(bits: Array, layout: ep.BitLayout) -> Array:
+    """The images with their border, which is what packing all ones or zeros in `layout` leaves around them."""
+    top, left = layout.pads[:2]
+    n, rows, width, _ = bits.shape
+    whole = epilogues.pack(np.zeros((n, rows, width, layout.channels), bool), layout)
+    whole[:, top : top + rows, left : left + width] = bits
+    return whole
+
+
+@TARGETS
+@SETTINGS
+@given(image=packed_images(), rows=st.integers(1, 4), width=st.integers(1, 9))
+def test_pad_bits(target: Target, image: tuple[ep.BitLayout, int], rows: int, width: int) -> None:
+    layout, batch = image
+    bits = random_bits(np.random.default_rng(0), (batch, rows, width), layout)
+    expected = bordered(bits, layout)
+    got = np.full(expected.shape, 0x55, np.uint8)
+    run(
+        pad_bits.build(pad_bits.Shape(ep.Geometry(batch, rows, width, layout.channels), layout), target),
+        target,
+        bits,
+        got,
+    )
+    np.testing.assert_array_equal(got, expected)
+
+
+@TARGETS
+@SETTINGS
+@given(image=packed_images(), data=st.data())
+def test_or_pool2d(target: Target, image: tuple[ep.BitLayout, int], data: st.DataObject) -> None:
+    layout, batch = image
+    kernel, strides = data.draw(st.tuples(*[st.integers(1, 3)] * 2)), data.draw(st.tuples(*[st.integers(1, 3)] * 2))
+    pads = data.draw(st.tuples(*[st.integers(0, k - 1) for k in (*kernel, *kernel)]))
+    rows, width = data.draw(st.integers(3, 9)), data.draw(st.integers(3, 14))
+    extents = [(size + pads[a] + pads[a + 2] - kernel[a]) // strides[a] + 1 for a, size in enumerate((rows, width))]
+    bits = random_bits(np.random.default_rng(0), (batch, rows, width), layout)
+    top, left, bottom, right = pads
+    padded = np.pad(bits, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    pooled = np.zeros((batch, *extents, layout.pixel_bytes), np.uint8)
+    for i in range(kernel[0]):
+        for j in range(kernel[1]):
+            pooled |= padded[:, i :: strides[0], j :: strides[1]][:, : extents[0], : extents[1]]
+    expected = bordered(pooled, layout)
+    got = np.full(expected.shape, 0x55, np.uint8)
+    out = ep.Geometry(batch, extents[0], extents[1], layout.channels)
+    shape = or_pool2d.Shape(out, rows, width, kernel, strides, pads, bits=layout)
+    run(or_pool2d.build(shape, target), target, bits, got)
+    np.testing.assert_array_equal(got, expected)

@@ -1,0 +1,38 @@
+"""The loops that measure the machine are the instructions they claim to be."""
+
+import ctypes
+import re
+
+import numpy as np
+import pytest
+
+from bnncc.build.codegen import compile_object
+from bnncc.kernels import peak
+from bnncc.targets import TARGETS
+from bnncc.targets.target import Target
+from tests.kernelrun import load, runnable
+
+# The popcount of the target's vectors, and its multiply-add.
+INSTRUCTIONS = {
+    "x86-avx512": (r"vpopcntq\s+%zmm", r"vfmadd\w+ps\s.*%zmm"),
+    "x86-avx2": (r"vpshufb\s+%ymm", r"vfmadd\w+ps\s.*%ymm"),
+    "x86": (r"pshufb\s+%xmm", r"mulps\s+%xmm"),
+    "arm": (r"cnt\s+v\d+\.16b", r"fmla\s+v\d+\.4s"),
+}
+
+
+@pytest.mark.parametrize("name", INSTRUCTIONS)
+def test_assembly(name: str) -> None:
+    text = compile_object({"bnncc_peak": peak.build(TARGETS[name])}, TARGETS[name], "s").decode()
+    for pattern, chains in zip(INSTRUCTIONS[name], (10, 12), strict=True):
+        assert len(re.findall(pattern, text)) >= chains, pattern
+
+
+@pytest.mark.parametrize("target", runnable(), ids=lambda target: target.name)
+def test_counts_products(target: Target) -> None:
+    function = load(peak.build(target), target)
+    for kind, lanes in ((peak.BINARY, target.vector_bits), (peak.FLOAT, target.float_lanes)):
+        done = np.zeros(1, np.int64)
+        assert function(ctypes.c_int32(kind), ctypes.c_int64(1000), ctypes.c_void_p(done.ctypes.data)) == 0
+        assert done[0] % (1000 * lanes) == 0
+        assert done[0] > 0
