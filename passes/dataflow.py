@@ -136,6 +136,7 @@ def rebuild(function: relax.Function, visit: Visit) -> relax.Function:
     builder = relax.BlockBuilder()
     block = Block(builder, count_uses(function))
     mapping: dict[Any, Any] = {}
+    has_copy = False
     kept = attributes(function)
     with builder.function("main", list(function.params), kept, private="global_symbol" not in kept):
         with builder.dataflow():
@@ -149,10 +150,14 @@ def rebuild(function: relax.Function, visit: Visit) -> relax.Function:
                         mapping[binding.var] = new
                         continue
                 else:
+                    has_copy = has_copy or isinstance(value, relax.Var)
                     new = builder.emit_output(value)
                     block._values[new] = value
                 mapping[binding.var] = new
                 block._old.setdefault(new, []).append(binding.var)
             result = replace(function.body.body, mapping)
         builder.emit_func_output(result)
-    return relax.analysis.remove_all_unused(builder.get()["main"])
+    module = builder.get()
+    if has_copy:  # an output that is only another name for a variable
+        module = relax.transform.CanonicalizeBindings()(module)
+    return relax.analysis.remove_all_unused(module["main"])

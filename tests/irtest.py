@@ -39,3 +39,20 @@ def evaluate(module: tvm.IRModule, *inputs: Array) -> tuple[Array, ...]:
     result = machine["main"](*(tvm.runtime.tensor(np.ascontiguousarray(a)) for a in inputs))
     outputs = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
     return tuple(output.numpy() for output in outputs)
+
+
+def docstring_example(module: Any) -> tuple[tvm.IRModule, tvm.IRModule]:
+    """The modules under `Before::` and `After::` in a pass's docstring."""
+    text = module.__doc__
+    before, after = text.index("Before::"), text.index("After::")
+    return parse(text[before + 8 : after]), parse(text[after + 7 : text.index("Leaves alone:")])
+
+
+def random_inputs(module: tvm.IRModule, rng: np.random.Generator) -> list[Array]:
+    """Arguments for `main`: whole numbers from -8 to 8, which sums and products keep exact, and any bytes."""
+    arrays = []
+    for parameter in module["main"].params:
+        shape, dtype = [int(e) for e in parameter.ty.shape.values], str(parameter.ty.dtype)
+        low, high = (0, 256) if dtype == "uint8" else (-8, 9)
+        arrays.append(rng.integers(low, high, shape).astype(dtype))
+    return arrays
