@@ -5,6 +5,8 @@ of the constant weight are put in the other order once.
 
     sum over k = (c, y, x) of w[o, k] * image[y, x, c]   =   sum over taps (y, x) and channels c
 
+A sign after the flattening is taken before it.
+
 Before::
 
     @R.function
@@ -69,10 +71,18 @@ class DenseAsConv:
 
 def _flattened(block: dataflow.Block, source: Any) -> Any:
     """The image [N, H, W, C] of which `source` is the channel-major flattening; None if it is none."""
-    reshape, permutation = block.call(source, "reshape"), None
-    while reshape is not None:
-        permutation = block.call(reshape.args[0], "permute_dims")
-        reshape = block.call(reshape.args[0], "reshape")
-    if permutation is None or [int(axis) for axis in permutation.attrs.axes or ()] != OUTWARD:
+    sign, call = None, block.value(source)
+    while dataflow.is_call(call, "reshape", "bnncc.binarize"):
+        if dataflow.is_call(call, "bnncc.binarize"):
+            if sign is not None:
+                return None
+            sign = call
+        call = block.value(call.args[0])
+    if not dataflow.is_call(call, "permute_dims") or [int(axis) for axis in call.attrs.axes or ()] != OUTWARD:
         return None
-    return permutation.args[0] if dataflow.shape(permutation)[0] == dataflow.shape(source)[0] else None
+    image = call.args[0]
+    if dataflow.shape(image)[0] != dataflow.shape(source)[0]:
+        return None
+    if sign is None:
+        return image
+    return block.emit(relax.Call(sign.op, [image, *sign.args[1:]], sign.attrs, sign.ty_args, sign.span))

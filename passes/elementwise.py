@@ -26,6 +26,7 @@ MEANINGS: dict[str, Callable[..., Any]] = {
     "negative": np.negative,
     "abs": np.abs,
     "nn.relu": lambda x: np.maximum(x, np.float32(0)),
+    "bnncc.binarize": lambda x: np.where(x >= 0, np.float32(1), np.float32(-1)),
     "nn.prelu": lambda x, slope: np.where(x > 0, x, x * slope),
 }
 
@@ -40,9 +41,9 @@ def is_per_channel(constant: Any, extents: tuple[int, ...]) -> bool:
 def evaluate(call: Any, operand: Any, values: Floats) -> Floats:
     """What `call` gives when its operand `operand` takes `values` [V, C]; the others are constants per channel."""
     name = dataflow.name(call)
-    operands = [
-        values if argument is operand or argument.same_as(operand) else _row(argument) for argument in call.args
-    ]
+    # A Binarize has numbers beside its tensor: those of signs, which need no looking at.
+    tensors = call.args[:1] if name == "bnncc.binarize" else call.args
+    operands = [values if argument.same_as(operand) else _row(argument) for argument in tensors]
     with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
         if name == "nn.leakyrelu":
             result = np.where(values > 0, values, values * np.float32(call.attrs.alpha))

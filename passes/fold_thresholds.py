@@ -47,7 +47,7 @@ import numpy as np
 import numpy.typing as npt
 from tvm import relax
 
-from bnncc.ops import arguments, pack, spans, threshold, xnor_conv2d
+from bnncc.ops import arguments, binarize, pack, spans, threshold, xnor_conv2d
 from bnncc.passes import dataflow, elementwise
 
 
@@ -96,6 +96,8 @@ def _operand(call: Any) -> Any:
     """The one operand of an elementwise call whose others are constants per channel, as in the chain; else None."""
     if dataflow.name(call) not in elementwise.MEANINGS.keys() | {"nn.leakyrelu"}:
         return None
+    if dataflow.is_call(call, "bnncc.binarize"):
+        return None if binarize.parameters(call).unipolar else call.args[0]
     tensors = [argument for argument in call.args if not dataflow.is_constant(argument)]
     constants = [argument for argument in call.args if dataflow.is_constant(argument)]
     extents = dataflow.shape(call)

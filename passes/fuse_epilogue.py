@@ -65,9 +65,9 @@ from bnncc.passes.elementwise import MEANINGS, is_per_channel
 ANCHORS = frozenset(
     {"bnncc.xnor_conv2d", "bnncc.or_pool2d", "nn.conv2d", "nn.max_pool2d", "nn.avg_pool2d", "mean", "matmul"}
 )
-ELEMENTWISE = MEANINGS.keys() | {"nn.leakyrelu", "bnncc.binarize"}
+ELEMENTWISE = MEANINGS.keys() | {"nn.leakyrelu"}
 PACKING = frozenset({"bnncc.pack", "bnncc.threshold"})
-LONGEST_NAME = 80
+LONGEST_NAME = 120
 
 
 @tvm.transform.module_pass(opt_level=0, name="bnncc.FuseEpilogue")

@@ -13,8 +13,9 @@ value v; where the padding wants p instead, each output whose window reaches out
 of the taps outside. Those taps depend only on which kernel rows and columns fell outside, so offset is a small table
 [row class, column class, channel]: real zero padding is exact, and costs nothing inside.
 
-Signs that several convolutions read are packed once. Max-pools of signs become ORs of words. Where a reshape or
-permutation stands between sign and convolution, what it gives is packed: +-1 or {0, 1} as floats.
+Where signs were multiplied by s = +-1 per channel, s goes into the weights (w * (s * x) = (s * w) * x) and the border
+holds s * v. Signs that several convolutions read are packed once. Max-pools of signs become ORs of words. Where a
+reshape or permutation stands between sign and convolution, what it gives is packed: +-1 or {0, 1} as floats.
 
 Before::
 
@@ -55,6 +56,7 @@ from bnncc import bitpack
 from bnncc.ops import arguments, binarize, binary_conv2d, or_pool2d, pack, pad_bits, spans, xnor_conv2d
 from bnncc.ops.window import Window
 from bnncc.passes import dataflow
+from bnncc.passes.elementwise import is_per_channel
 
 # Largest |accumulator| that float32 holds exactly.
 EXACT = 2**24
@@ -94,18 +96,19 @@ class _Walk:
         self.rewrites += 1
         window, groups, pad_value = binary_conv2d.parameters(value)
         channels = dataflow.shape(value.args[0])[3]
-        bits = self._packed(block, value.args[0], signs, groups)
+        bits = self._packed(block, signs.source, signs, groups)
         pad_bit = int(pad_value == 1)
         if any(window.pads):
             key = (bits, window.pads, pad_bit, channels, groups)
             bits = self._once(block, key, lambda: pad_bits.call(bits, window.pads, pad_bit, channels, groups))
         weights = bitpack.unpack(arguments.array(value.args[1]), channels // groups)
+        flip = signs.flip.reshape(groups, 1, -1).repeat(weights.shape[0] // groups, axis=0)
         constants = accumulator_constants(
-            weights, window, dataflow.shape(value.args[0])[1:3], pad_value=pad_value, unipolar=signs.unipolar
+            weights, window, dataflow.shape(value.args[0])[1:3], flip=flip, pad_value=pad_value, unipolar=signs.unipolar
         )
         accumulator = xnor_conv2d.call(
             bits,
-            bitpack.pack(weights, self._word_bytes),
+            bitpack.pack(weights ^ flip, self._word_bytes),
             constants.offset,
             constants.row_class,
             constants.col_class,
@@ -157,13 +160,20 @@ def _place(value: Any) -> str:
 
 
 class _Signs(NamedTuple):
+    """Binary values: those of `source`, with the channels negated where `flip` bool [C] says so."""
+
+    source: Any
+    flip: npt.NDArray[np.bool_]
     unipolar: bool
     threshold: float
     span: Any
 
 
 def _signs(block: dataflow.Block, source: Any) -> _Signs | None:
-    """The Binarize that `source` comes from, through pools and then moves; None if there is none."""
+    """The Binarize that `source` comes from, through signs per channel, pools and then moves; None if there is none."""
+    flip = np.zeros(dataflow.shape(source)[3], dtype=np.bool_)
+    if (factor := _flipped(block.value(source))) is not None:
+        source, flip = block.value(source).args[0], flip ^ factor
     call = block.value(source)
     while dataflow.is_call(call, "nn.max_pool2d"):
         attrs = call.attrs
@@ -171,12 +181,26 @@ def _signs(block: dataflow.Block, source: Any) -> _Signs | None:
         if not plain:
             return None
         call = block.value(call.args[0])
-    while dataflow.is_call(call, "permute_dims", "reshape"):
+    is_flipped = flip.any()
+    while dataflow.is_call(call, "permute_dims", "reshape") or _flipped(call) is not None:
+        is_flipped = is_flipped or dataflow.is_call(call, "multiply")
         call = block.value(call.args[0])
     if not dataflow.is_call(call, "bnncc.binarize"):
         return None
     unipolar, threshold = binarize.parameters(call)
-    return _Signs(unipolar, threshold, call.span)
+    # -1 * {0, 1} is no bit.
+    return None if unipolar and is_flipped else _Signs(source, flip, unipolar, threshold, call.span)
+
+
+def _flipped(call: Any) -> npt.NDArray[np.bool_] | None:
+    """For a multiplication by +-1 per channel: where it is -1, bool [1] or [C]; else None."""
+    if not dataflow.is_call(call, "multiply") or not dataflow.is_constant(call.args[1]):
+        return None
+    factor = arguments.array(call.args[1])
+    if not (np.abs(factor) == 1).all() or not is_per_channel(call.args[1], dataflow.shape(call)):
+        return None
+    flipped: npt.NDArray[np.bool_] = factor.reshape(-1) < 0
+    return flipped
 
 
 class Constants(NamedTuple):
@@ -189,23 +213,33 @@ class Constants(NamedTuple):
 
 
 def accumulator_constants(
-    weights: npt.NDArray[np.bool_], window: Window, size: tuple[int, ...], *, pad_value: int, unipolar: bool
+    weights: npt.NDArray[np.bool_],
+    window: Window,
+    size: tuple[int, ...],
+    *,
+    flip: npt.NDArray[np.bool_],
+    pad_value: int,
+    unipolar: bool,
 ) -> Constants:
-    """weights: bool [O, T, channels of a group]; size: height and width before padding."""
+    """weights: bool [O, T, channels of a group]; flip: bool [O, 1, channels]; size: height and width before padding."""
     outputs, taps, channels = weights.shape
-    sums = np.where(weights, 1, -1).sum(axis=2).reshape(outputs, *window.kernel)
+    sums, held_sums = (
+        np.where(bits, 1, -1).sum(axis=2).reshape(outputs, *window.kernel) for bits in (weights, weights ^ flip)
+    )
     fan_in = taps * channels
     base = (fan_in + sums.sum(axis=(1, 2))) // 2 if unipolar else np.full(outputs, fan_in)
     held = (1 if pad_value == 1 else 0) if unipolar else (1 if pad_value == 1 else -1)
+    missing = pad_value * sums - held * held_sums
+    step = 1 if unipolar else 2
     rows, columns = window.output(size[0], size[1])
-    if pad_value == held or not any(window.pads):
+    if not any(window.pads) or not missing.any():
         zeros = [np.zeros(count, dtype=np.int32) for count in (rows, columns)]
-        return Constants(base.reshape(1, 1, -1).astype(np.int32), zeros[0], zeros[1], 1 if unipolar else 2)
+        return Constants(base.reshape(1, 1, -1).astype(np.int32), zeros[0], zeros[1], step)
     outside_y, row_class = _classes(window, size[0], rows, axis=0)
     outside_x, col_class = _classes(window, size[1], columns, axis=1)
     outside = outside_y[:, None, :, None] | outside_x[None, :, None, :]
-    correction = (pad_value - held) * np.einsum("rcyx,oyx->rco", outside.astype(np.int64), sums)
-    return Constants((base + correction).astype(np.int32), row_class, col_class, 1 if unipolar else 2)
+    correction = np.einsum("rcyx,oyx->rco", outside.astype(np.int64), missing)
+    return Constants((base + correction).astype(np.int32), row_class, col_class, step)
 
 
 def _classes(
