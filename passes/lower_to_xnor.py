@@ -181,7 +181,7 @@ def _signs(block: dataflow.Block, source: Any) -> _Signs | None:
         if not plain:
             return None
         call = block.value(call.args[0])
-    is_flipped = flip.any()
+    is_flipped = bool(flip.any())
     while dataflow.is_call(call, "permute_dims", "reshape") or _flipped(call) is not None:
         is_flipped = is_flipped or dataflow.is_call(call, "multiply")
         call = block.value(call.args[0])

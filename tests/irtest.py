@@ -31,6 +31,13 @@ def build(call: Callable[..., Any], inputs: Sequence[Array]) -> tvm.IRModule:
     return builder.get()
 
 
+def transform(module: tvm.IRModule, *passes: Any) -> tvm.IRModule:
+    """The module after these passes."""
+    for each in passes:
+        module = each(module)
+    return module
+
+
 def evaluate(module: tvm.IRModule, *inputs: Array) -> tuple[Array, ...]:
     """The outputs of `main`, each operator run as TVM legalises it: none of our kernels is involved."""
     register()
