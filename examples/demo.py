@@ -1,6 +1,6 @@
-"""`make demo` (`python -m examples.demo`): train, export, compile for two machines, check every test image against onnxruntime, measure.
+"""Train, export, compile for two machines, check every test image against onnxruntime, measure: `make demo`.
 
-Writes digits.onnx and the artifacts into demo/ and prints one table. Takes about a minute on one core.
+Run as `python -m examples.demo`. Writes digits.onnx, the artifacts and report.json into demo/ and prints one table.
 """
 
 import argparse
