@@ -60,7 +60,8 @@ class Model:
         self._step = self._library.bnncc_step
         self._step.argtypes, self._step.restype = [ctypes.c_int32, *pointers], ctypes.c_int32
         self._peak = self._library.bnncc_peak
-        self._peak.argtypes, self._peak.restype = [ctypes.c_int32, ctypes.c_int64], ctypes.c_int64
+        self._peak.argtypes = [ctypes.c_int32, ctypes.c_int64, ctypes.POINTER(ctypes.c_int64)]
+        self._peak.restype = ctypes.c_int32
         self._inputs = [(tensor, tensor.shape, np.dtype(tensor.dtype)) for tensor in self.manifest.inputs]
         self._outputs = [(tensor.shape, np.dtype(tensor.dtype)) for tensor in self.manifest.outputs]
 
@@ -92,7 +93,9 @@ class Model:
         instructions. `kind` is "binary" (xor, popcount, add) or "float32" (fused multiply-add). Returns MACs done."""
         if kind not in PEAK_KINDS:
             raise OptionError(f"peak kind {kind!r}: allowed are {', '.join(PEAK_KINDS)}")
-        return int(self._peak(PEAK_KINDS[kind], iterations))
+        done = ctypes.c_int64(0)
+        _check_status(self._peak(PEAK_KINDS[kind], iterations, ctypes.byref(done)))
+        return done.value
 
     def _checked(self, inputs: tuple[Array | Mapping[str, Array], ...]) -> list[Array]:
         if len(inputs) == 1 and isinstance(inputs[0], Mapping):
@@ -205,4 +208,4 @@ def _wrong_input(array: object, tensor: Tensor) -> InputError:
 
 def _check_status(status: int) -> None:
     if status != 0:
-        raise RuntimeError(f"bnncc_run returned {status}: a bug in the compiled library")
+        raise RuntimeError(f"the library returned {status}: a bug in the compiled library")
