@@ -26,7 +26,7 @@ def build(call: Callable[..., Any], inputs: Sequence[Array]) -> tvm.IRModule:
     parameters = [relax.Var(f"in{i}", relax.TensorType(a.shape, str(a.dtype))) for i, a in enumerate(inputs)]
     with builder.function("main", parameters):
         with builder.dataflow():
-            result = builder.emit_output(builder.emit(call(*parameters)))
+            result = builder.emit_output(call(*parameters))
         builder.emit_func_output(result)
     return builder.get()
 
