@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from bnncc.kernels.registers import Buffer, Expr, bits_of, cast, load, splat, store
+from bnncc.kernels.registers import Buffer, Expr, bits_of, cast, load, ramp, splat, store
 
 
 @dataclass(frozen=True)
@@ -217,19 +217,25 @@ def _store_bits(
     top, left, bottom, right = layout.pads
     row = pixel.n * (geometry.rows + top + bottom) + pixel.y + top
     base = (row * (geometry.width + left + right) + pixel.x + left) * layout.pixel_bytes
-    if layout.groups == 1:
-        byte = T.Bind(base + T.shift_right(channel, 3))
-    else:
-        per_group = layout.channels // layout.groups
-        byte = T.Bind(
-            base
-            + T.floordiv(channel, per_group) * layout.group_bytes
-            + T.shift_right(T.floormod(channel, per_group), 3)
-        )
+    per_group = layout.channels // layout.groups
+    bytes_used = -(-valid // 8)
     word = T.Bind(bits_of(positive, lanes, valid))
-    for i in range(-(-valid // 8)):
-        part = word if lanes == 8 else T.cast(T.shift_right(word, tirx.const(8 * i, f"uint{lanes}")), "uint8")
-        T.buffer_store(buffer, part, [byte + i])
+
+    def byte_of(here: Expr) -> Expr:
+        if layout.groups == 1:
+            return T.Bind(base + T.shift_right(here, 3))
+        within = T.shift_right(T.floormod(here, per_group), 3)
+        return T.Bind(base + T.floordiv(here, per_group) * layout.group_bytes + within)
+
+    if lanes == 8:
+        T.buffer_store(buffer, word, [byte_of(channel)])
+    elif 8 * bytes_used == lanes and (layout.groups == 1 or per_group % lanes == 0):
+        T.buffer_store(buffer, T.reinterpret(f"uint8x{lanes // 8}", word), [ramp(byte_of(channel), lanes // 8)])
+    else:
+        # The slice may cross into the next group, which starts elsewhere.
+        for i in range(bytes_used):
+            part = T.cast(T.shift_right(word, tirx.const(8 * i, f"uint{lanes}")), "uint8")
+            T.buffer_store(buffer, part, [byte_of(channel + 8 * i)])
 
 
 def can_pack(layout: BitLayout, groups: int) -> bool:

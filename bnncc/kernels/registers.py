@@ -59,13 +59,12 @@ def bits_of(positive: Expr, lanes: int, valid: int | None = None) -> Expr:
     """Bit i of an unsigned integer of `lanes` bits is lane i of the boolean vector `positive`; bits from `valid` on
     are 0.
 
-    LLVM turns this sum over lanes into a mask move on x86 and into and + addv on AArch64.
+    A vector of 1-bit integers read as one integer is a mask move (kmov, movmskps) on x86 and `and` + `addv` on AArch64.
     """
     dtype = f"uint{lanes}"
-    one = splat(tirx.const(1, dtype), lanes)
-    weights = T.shift_left(one, tirx.Ramp(tirx.const(0, dtype), tirx.const(1, dtype), lanes))
-    chosen = T.Select(positive, weights, splat(tirx.const(0, dtype), lanes))
-    word = T.call_llvm_pure_intrin(dtype, f"llvm.vector.reduce.add.v{lanes}i{lanes}", chosen)
+    # Select, not a cast: TVM's analyzer cannot look into a cast of a vector of booleans.
+    one, zero = (splat(tirx.const(bit, "uint1"), lanes) for bit in (1, 0))
+    word = T.reinterpret(dtype, T.Select(positive, one, zero))
     if valid is not None and valid < lanes:
         word = T.bitwise_and(word, tirx.const((1 << valid) - 1, dtype))
     return word

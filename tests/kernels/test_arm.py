@@ -1,0 +1,75 @@
+"""Every kernel becomes an object for 64-bit ARM, with the instructions that its speed depends on."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+from tvm import tirx
+
+from bnncc.build.codegen import compile_object
+from bnncc.kernels import (
+    conv2d,
+    dense,
+    depthwise,
+    elementwise,
+    global_pool,
+    or_pool2d,
+    pack,
+    pad_bits,
+    peak,
+    pool2d,
+    transpose,
+    xnor_conv2d,
+)
+from bnncc.kernels import epilogue as ep
+from bnncc.targets import TARGETS
+from tests.kernels.epilogues import param, scalar, value
+
+ARM = TARGETS["arm"]
+IMAGE = ep.Geometry(1, 6, 6, 40)
+PIXEL = ep.Geometry(2, 1, 1, 40)
+BITS = ep.BitLayout(40, 1, 5, (1, 1, 1, 1), 1)
+DUAL = ep.Epilogue(
+    (ep.Param("channel", "float32"), ep.Param("tensor", "float32")),
+    (
+        ep.Step("multiply", (value(0), param(0))),
+        ep.Step("add", (value(1), param(1))),
+        ep.Step("pack", (value(2), scalar(0.0))),
+    ),
+    (ep.Output(2, "float32"), ep.Output(3, "uint8", BITS)),
+)
+THRESHOLD = ep.Epilogue(
+    (ep.Param("channel", "int32"), ep.Param("channel", "int32")),
+    (ep.Step("threshold", (value(0), param(0), param(1))),),
+    (ep.Output(1, "uint8", BITS),),
+)
+XNOR = xnor_conv2d.Shape(IMAGE, 8, 8, 16, (3, 3), (1, 1), (1, 1), 1, 2, (3, 3))
+
+# A kernel and the instructions expected in it; a byte of signs is and + addv.
+KERNELS: dict[str, tuple[Callable[[], tirx.PrimFunc], tuple[str, ...]]] = {
+    "conv2d": (
+        lambda: conv2d.build(conv2d.Shape(IMAGE, 6, 6, 8, (3, 3), pads=(1, 1, 1, 1)), DUAL, ARM),
+        ("fmla", "addv"),
+    ),
+    "depthwise": (lambda: depthwise.build(depthwise.Shape(IMAGE, 8, 8, (3, 3)), DUAL, ARM), ("fmla", "addv")),
+    "pool2d": (lambda: pool2d.build(pool2d.Shape(IMAGE, 12, 12, (2, 2), (2, 2)), DUAL, ARM), ("fcmgt|fmax", "addv")),
+    "global_pool": (lambda: global_pool.build(global_pool.Shape(PIXEL, 7, 7), DUAL, ARM), ("fadd", "addv")),
+    "dense": (lambda: dense.build(dense.Shape(PIXEL, 30), DUAL, ARM), ("fmla", "addv")),
+    "elementwise": (lambda: elementwise.build(elementwise.Shape(IMAGE), DUAL, ARM), ("addv",)),
+    "pack": (lambda: pack.build(pack.Shape(IMAGE, BITS), ARM), ("addv",)),
+    "pad_bits": (lambda: pad_bits.build(pad_bits.Shape(IMAGE, BITS), ARM), ()),
+    "or_pool2d": (lambda: or_pool2d.build(or_pool2d.Shape(IMAGE, 12, 12, (2, 2), (2, 2), bits=BITS), ARM), ("orr",)),
+    "transpose": (lambda: transpose.build(transpose.Shape(1, 3, 64), ARM), ()),
+    "peak": (lambda: peak.build(ARM), ("cnt", "fmla")),
+    "xnor_conv2d": (lambda: xnor_conv2d.build(XNOR, THRESHOLD, ARM), ("cnt", "addv")),
+}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_compiles(name: str) -> None:
+    build, instructions = KERNELS[name]
+    kernel = build()
+    assert compile_object({"kernel": kernel}, ARM)[:4] == b"\x7fELF"
+    text = compile_object({"kernel": kernel}, ARM, "s").decode()
+    for instruction in instructions:
+        assert re.search(rf"^\s({instruction})\s", text, re.MULTILINE), instruction
