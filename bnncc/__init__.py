@@ -1,7 +1,7 @@
 """bnncc: binary neural networks from PyTorch to the board.
 
     bnncc.export(module, example, "net.onnx")            # torch -> ONNX
-    artifact = bnncc.compile("net.onnx", target="rpi4")  # ONNX -> Artifact
+    artifact = bnncc.compile("net.onnx", target="arm")   # ONNX -> Artifact
     artifact.save("net.bnn")
     model = bnncc.load("net.bnn")                        # on the machine that runs it
     y = model(x)                                         # numpy in, numpy out
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable, Mapping
 
     import torch
 
@@ -31,6 +32,20 @@ def export(
     from bnncc.frontend import export as frontend
 
     frontend.export(module, example, path)
+
+
+def compile(
+    model: str | os.PathLike[str] | bytes,
+    target: str = "native",
+    *,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    dump_ir: str | os.PathLike[str] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Artifact:
+    """Compile an ONNX file for a target; see `bnncc.compiler.compile`."""
+    from bnncc import compiler
+
+    return compiler.compile(model, target, shapes=shapes, dump_ir=dump_ir, progress=progress)
 
 
 def load(source: str | os.PathLike[str] | Artifact) -> Model:

@@ -13,6 +13,7 @@ from bnncc.passes.drop_scale_before_sign import DropScaleBeforeSign
 from bnncc.passes.fold_batch_norm import FoldBatchNorm
 from bnncc.passes.fold_thresholds import FoldThresholds
 from bnncc.passes.fuse_epilogue import FuseEpilogue
+from bnncc.passes.legalize_rest import LegalizeRest
 from bnncc.passes.lower_to_xnor import LowerToXnor
 from bnncc.passes.sign_before_max_pool import SignBeforeMaxPool
 from bnncc.passes.to_nhwc import ToNHWC
@@ -45,4 +46,6 @@ def pipeline(target: Target) -> tuple[Any, ...]:
         relax.transform.CanonicalizeBindings(),
         relax.transform.DeadCodeElimination(),
         FuseEpilogue(),
+        # What is left has no kernel of ours.
+        LegalizeRest(),
     )

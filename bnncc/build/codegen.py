@@ -13,7 +13,7 @@ from tvm import s_tir, tirx
 from bnncc.targets.target import Target
 
 
-@tirx.transform.prim_func_pass(opt_level=0, name="bnncc.BuffersToPointers")  # type: ignore[untyped-decorator]
+@tirx.transform.prim_func_pass(opt_level=0, name="bnncc.BuffersToPointers")
 class _BuffersToPointers:
     """f(Buffer a, ...) -> int32 f(T* a, ...)."""
 
@@ -42,8 +42,14 @@ def _lowering(target: tvm.target.Target, schedulable: bool) -> tvm.ir.transform.
     first = [t.BindTarget(target)]
     if schedulable:
         first += [
-            s.CanonicalizeLoop(), s.LowerInitBlock(), s.PlanAndUpdateBufferAllocationLocation(), s.ConvertBlocksToOpaque(),
-            s.CompactBufferAllocation(), s.LowerMatchBuffer(), s.StmtSimplify(), s.LowerOpaqueBlock(),
+            s.CanonicalizeLoop(),
+            s.LowerInitBlock(),
+            s.PlanAndUpdateBufferAllocationLocation(),
+            s.ConvertBlocksToOpaque(),
+            s.CompactBufferAllocation(),
+            s.LowerMatchBuffer(),
+            s.StmtSimplify(),
+            s.LowerOpaqueBlock(),
         ]
     return tvm.ir.transform.Sequential(
         [
@@ -54,7 +60,9 @@ def _lowering(target: tvm.target.Target, schedulable: bool) -> tvm.ir.transform.
     )  # fmt: skip
 
 
-def compile_object(functions: dict[str, tirx.PrimFunc], target: Target, form: str = "o", schedulable: bool = False, imports: str = "") -> bytes:
+def compile_object(
+    functions: dict[str, tirx.PrimFunc], target: Target, form: str = "o", schedulable: bool = False, imports: str = ""
+) -> bytes:
     """Machine code of `functions`, each exported under its key; form "o" (object), "s" (assembly) or "ll" (LLVM IR).
 
     Every function returns int32 0 and takes its buffers as pointers. `imports` is LLVM IR text that they may call.

@@ -47,55 +47,54 @@ def build_entry(calls: Sequence[KernelCall], inputs: int, outputs: int, constant
     return compile_object(functions, target, imports=_constants_as_llvm(constants))
 
 
-def _entry(calls: Sequence[KernelCall], inputs: int, outputs: int, constants: bytes, *, stepping: bool) -> tirx.PrimFunc:
-    with IRBuilder() as ib:
-        with T.prim_func():
-            step = T.arg("step", T.int32()) if stepping else None
-            spaces: dict[str, list[Buffer]] = {
-                "input": [T.arg(f"in{i}", T.buffer((1,), "uint8")) for i in range(inputs)],
-                "output": [T.arg(f"out{i}", T.buffer((1,), "uint8")) for i in range(outputs)],
-            }
-            arena = T.arg("arena", T.buffer((1,), "uint8"))
-            pointer = T.Bind(T.call_extern("handle", "bnncc_constants"))
+def _entry(
+    calls: Sequence[KernelCall], inputs: int, outputs: int, constants: bytes, *, stepping: bool
+) -> tirx.PrimFunc:
+    with IRBuilder() as ib, T.prim_func():
+        step = T.arg("step", T.int32()) if stepping else None
+        spaces: dict[str, list[Buffer]] = {
+            "input": [T.arg(f"in{i}", T.buffer((1,), "uint8")) for i in range(inputs)],
+            "output": [T.arg(f"out{i}", T.buffer((1,), "uint8")) for i in range(outputs)],
+        }
+        arena = T.arg("arena", T.buffer((1,), "uint8"))
+        pointer = T.Bind(T.call_extern("handle", "bnncc_constants"))
 
-            def address(where: Address) -> Expr:
-                if where.space == "constants":
-                    return T.handle_add_byte_offset(pointer, where.at)
-                if where.space == "arena":
-                    return T.address_of(arena[where.at])
-                return T.address_of(spaces[where.space][where.at][0])
+        def address(where: Address) -> Expr:
+            if where.space == "constants":
+                return T.handle_add_byte_offset(pointer, where.at)
+            if where.space == "arena":
+                return T.address_of(arena[where.at])
+            return T.address_of(spaces[where.space][where.at][0])
 
-            for number, call in enumerate(calls):
-                invoke = T.call_extern("int32", call.kernel, *[address(argument) for argument in call.arguments])
-                if step is None:
+        for number, call in enumerate(calls):
+            invoke = T.call_extern("int32", call.kernel, *[address(argument) for argument in call.arguments])
+            if step is None:
+                T.evaluate(invoke)
+            else:
+                with T.If(step == number), T.Then():
                     T.evaluate(invoke)
-                else:
-                    with T.If(step == number), T.Then():
-                        T.evaluate(invoke)
     return ib.get()
 
 
 def _memset() -> tirx.PrimFunc:
     """LLVM writes loops that fill memory as calls of memset; a library that needs no other has its own. (LLVM knows
     the names memset and memcpy and does not turn their loops into calls of themselves.)"""
-    with IRBuilder() as ib:
-        with T.prim_func():
-            to = T.arg("to", T.buffer((1,), "uint8"))
-            value = T.arg("value", T.int32())
-            size = T.arg("size", T.int64())
-            with T.serial(tirx.const(0, "int64"), size) as i:
-                T.buffer_store(to, T.cast(value, "uint8"), [i])
+    with IRBuilder() as ib, T.prim_func():
+        to = T.arg("to", T.buffer((1,), "uint8"))
+        value = T.arg("value", T.int32())
+        size = T.arg("size", T.int64())
+        with T.serial(tirx.const(0, "int64"), size) as i:
+            T.buffer_store(to, T.cast(value, "uint8"), [i])
     return ib.get()
 
 
 def _memcpy() -> tirx.PrimFunc:
-    with IRBuilder() as ib:
-        with T.prim_func():
-            to = T.arg("to", T.buffer((1,), "uint8"))
-            source = T.arg("source", T.buffer((1,), "uint8"))
-            size = T.arg("size", T.int64())
-            with T.serial(tirx.const(0, "int64"), size) as i:
-                T.buffer_store(to, source[i], [i])
+    with IRBuilder() as ib, T.prim_func():
+        to = T.arg("to", T.buffer((1,), "uint8"))
+        source = T.arg("source", T.buffer((1,), "uint8"))
+        size = T.arg("size", T.int64())
+        with T.serial(tirx.const(0, "int64"), size) as i:
+            T.buffer_store(to, source[i], [i])
     return ib.get()
 
 

@@ -1,0 +1,227 @@
+"""For each operator that anchors a kernel: its extents, the order of its arguments, its constants as the kernel wants
+them, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from tvm import tirx
+
+from bnncc.build.steps import Bits, Source
+from bnncc.kernels import conv2d as conv2d_kernel
+from bnncc.kernels import dense as dense_kernel
+from bnncc.kernels import depthwise as depthwise_kernel
+from bnncc.kernels import elementwise as elementwise_kernel
+from bnncc.kernels import epilogue as ep
+from bnncc.kernels import global_pool as global_pool_kernel
+from bnncc.kernels import pool2d as pool2d_kernel
+from bnncc.kernels import xnor_conv2d as xnor_kernel
+from bnncc.ops import xnor_conv2d as xnor_op
+from bnncc.targets.target import Target
+
+FLOAT_WEIGHTS = "weights are float32, not packed signs"
+NO_WEIGHTS = "has no weights"
+
+
+class Network(Protocol):
+    """What an anchor may ask about the values around it."""
+
+    def resolve(self, expression: Any) -> Source:
+        """The name of a value, or a constant."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The extents of a value."""
+
+    def before_transpose(self, name: str) -> str | None:
+        """The NCHW value that `name` is the NHWC transpose of, if it is one."""
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """One kernel before its epilogue is known.
+
+    shape: the kernel's own Shape. result: the anchor's value as the epilogue sees it, 0, or bits. workspace: bytes lent to the call, the argument after `inputs`. macs:
+    multiply-accumulates of the source operator, binary or float. dtype: of the values that the epilogue starts from.
+    """
+
+    kind: str
+    shape: Any
+    build: Callable[[Any, ep.Epilogue, Target], tirx.PrimFunc]
+    geometry: ep.Geometry
+    inputs: tuple[Source, ...]
+    macs: int = 0
+    dtype: str = "float32"
+    result: int | Bits = 0
+    workspace: int = 0
+    binary: bool = False
+    why_not: str = NO_WEIGHTS
+
+
+def xnor_conv2d(call: Any, network: Network, target: Target) -> Anchor:
+    """R.bnncc.xnor_conv2d(b, w, offset, row_class, col_class, ...)."""
+    step, window, groups = xnor_op.parameters(call)
+    bits, weights, offset, rows, columns = (network.resolve(argument) for argument in call.args[:5])
+    assert isinstance(bits, str)
+    assert isinstance(weights, np.ndarray)
+    assert isinstance(offset, np.ndarray)
+    output = _geometry(call)
+    _, in_rows, in_width, pixel_bytes = network.shape(bits)
+    shape = xnor_kernel.Shape(
+        output=output,
+        in_rows=in_rows,
+        in_width=in_width,
+        group_bytes=pixel_bytes // groups,
+        kernel=window.kernel,
+        strides=window.strides,
+        dilations=window.dilations,
+        groups=groups,
+        step=step,
+        classes=(offset.shape[0], offset.shape[1]),
+    )
+    packed = xnor_kernel.arrange_weights(weights.astype(np.uint8), groups, target)
+    return Anchor(
+        kind="xnor_conv2d",
+        shape=shape,
+        build=xnor_kernel.build,
+        geometry=output,
+        inputs=(bits, packed, offset, rows, columns),
+        # Bits that only fill up a word are counted: the kernel works on them too.
+        macs=_outputs(output) * weights.shape[1] * 8 * weights.shape[2],
+        dtype="int32",
+        binary=True,
+        why_not="",
+    )
+
+
+def conv2d(call: Any, network: Network, target: Target) -> Anchor:
+    """R.nn.conv2d(x, w), NHWC and HWIO. A network's NCHW input is read as it is, not transposed first."""
+    data, weights = network.resolve(call.args[0]), network.resolve(call.args[1])
+    assert isinstance(data, str)
+    assert isinstance(weights, np.ndarray)
+    output = _geometry(call)
+    in_channels, groups = network.shape(data)[3], int(call.attrs.groups)
+    window = _window(call, network.shape(data), (int(weights.shape[0]), int(weights.shape[1])))
+    macs = _outputs(output) * int(np.prod(weights.shape[:3]))
+    if groups == in_channels == output.channels and groups > 1:
+        return Anchor(
+            kind="depthwise_conv2d",
+            shape=depthwise_kernel.Shape(output=output, **window),
+            build=depthwise_kernel.build,
+            geometry=output,
+            inputs=(data, depthwise_kernel.arrange_weights(weights.astype(np.float32), target)),
+            macs=macs,
+            why_not=FLOAT_WEIGHTS,
+        )
+    planes = network.before_transpose(data)
+    shape = conv2d_kernel.Shape(
+        output=output, in_channels=in_channels, groups=groups, nchw=planes is not None, **window
+    )
+    return Anchor(
+        kind="conv2d",
+        shape=shape,
+        build=conv2d_kernel.build,
+        geometry=output,
+        inputs=(planes or data, conv2d_kernel.arrange_weights(weights.astype(np.float32), groups, target)),
+        macs=macs,
+        workspace=conv2d_kernel.workspace_bytes(shape, target),
+        why_not=FLOAT_WEIGHTS,
+    )
+
+
+def pool2d(call: Any, network: Network, target: Target) -> Anchor:
+    """R.nn.max_pool2d and R.nn.avg_pool2d, NHWC."""
+    data = network.resolve(call.args[0])
+    assert isinstance(data, str)
+    output = _geometry(call)
+    kind = "max"
+    if call.op.name == "relax.nn.avg_pool2d":
+        kind = "average_with_pads" if call.attrs.count_include_pad else "average"
+    window = _window(call, network.shape(data), _pair(call.attrs.pool_size))
+    shape = pool2d_kernel.Shape(output=output, kind=kind, **window)
+    name = call.op.name.removeprefix("relax.nn.")
+    return Anchor(kind=name, shape=shape, build=pool2d_kernel.build, geometry=output, inputs=(data,))
+
+
+def mean(call: Any, network: Network, target: Target) -> Anchor:
+    """R.mean over rows and columns, kept as extents of 1."""
+    data = network.resolve(call.args[0])
+    assert isinstance(data, str)
+    output = _geometry(call)
+    _, in_rows, in_width, _ = network.shape(data)
+    shape = global_pool_kernel.Shape(output, in_rows, in_width)
+    return Anchor(kind="mean", shape=shape, build=global_pool_kernel.build, geometry=output, inputs=(data,))
+
+
+def matmul(call: Any, network: Network, target: Target) -> Anchor:
+    """R.matmul(x [M, K], w [K, N]) of constant weights."""
+    data, weights = network.resolve(call.args[0]), network.resolve(call.args[1])
+    assert isinstance(data, str)
+    assert isinstance(weights, np.ndarray)
+    output = _geometry(call)
+    return Anchor(
+        kind="dense",
+        shape=dense_kernel.Shape(output, int(weights.shape[0])),
+        build=dense_kernel.build,
+        geometry=output,
+        inputs=(data, dense_kernel.arrange_weights(weights.astype(np.float32), target)),
+        macs=output.batch * int(np.prod(weights.shape)),
+        why_not=FLOAT_WEIGHTS,
+    )
+
+
+def elementwise(call: Any, network: Network, target: Target) -> Anchor:
+    """The first operand of the first step, loaded from memory."""
+    data = network.resolve(call.args[0])
+    assert isinstance(data, str)
+    dtype = str(call.args[0].ty.dtype)
+    output = _geometry(call.args[0])
+    shape = elementwise_kernel.Shape(output, dtype)
+    return Anchor(
+        kind="elementwise", shape=shape, build=elementwise_kernel.build, geometry=output, inputs=(data,), dtype=dtype
+    )
+
+
+def _geometry(tensor: Any) -> ep.Geometry:
+    """The extents of a tensor of rank 4 (NHWC) or 2 ([N, C])."""
+    shape = [int(extent) for extent in tensor.ty.shape.values]
+    if len(shape) == 4:
+        return ep.Geometry(*shape)
+    assert len(shape) == 2, f"kernels take tensors of rank 2 and 4, this is {shape}"
+    return ep.Geometry(shape[0], 1, 1, shape[1])
+
+
+def _outputs(output: ep.Geometry) -> int:
+    return output.batch * output.rows * output.width * output.channels
+
+
+def _window(call: Any, data: tuple[int, ...], kernel: tuple[int, int]) -> dict[str, Any]:
+    """The extents that windows of all kinds have, from a call's attributes and its input [N, H, W, C]."""
+    top, left, bottom, right = (int(value) for value in call.attrs.padding)
+    return {
+        "in_rows": data[1],
+        "in_width": data[2],
+        "kernel": kernel,
+        "strides": _pair(call.attrs.strides),
+        "pads": (top, left, bottom, right),
+        "dilations": _pair(call.attrs.dilation),
+    }
+
+
+def _pair(values: Any) -> tuple[int, int]:
+    first, second = (int(value) for value in values)
+    return first, second
+
+
+# By Relax name. "elementwise" anchors the functions that have no other.
+ANCHORS: dict[str, Callable[[Any, Network, Target], Anchor]] = {
+    "relax.bnncc.xnor_conv2d": xnor_conv2d,
+    "relax.nn.conv2d": conv2d,
+    "relax.nn.max_pool2d": pool2d,
+    "relax.nn.avg_pool2d": pool2d,
+    "relax.mean": mean,
+    "relax.matmul": matmul,
+    "elementwise": elementwise,
+}

@@ -1,0 +1,87 @@
+"""Program -> objects: compile its kernels, place its temporaries, write its entry points. `link` makes a shared
+library of them; a program in C can link them too."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from bnncc.build.codegen import compile_object
+from bnncc.build.entry import Address, KernelCall, build_entry
+from bnncc.build.memory_plan import ALIGNMENT, Lifetime, plan
+from bnncc.build.program import Program
+from bnncc.kernels import peak
+from bnncc.targets.target import Target
+
+Progress = Callable[[str, int, int], None]
+
+
+def assemble(program: Program, target: Target, progress: Progress | None = None) -> tuple[list[bytes], int]:
+    """The network's objects, which need nothing but each other, and the bytes of arena it runs in."""
+    objects = []
+    for done, kernel in enumerate(program.kernels.values()):
+        if progress:
+            progress("compile kernels", done, len(program.kernels))
+        objects.append(compile_object({kernel.symbol: kernel.function}, target, schedulable=kernel.schedulable))
+    if progress:
+        progress("compile kernels", len(program.kernels), len(program.kernels))
+    offsets, arena = plan(_lifetimes(program))
+    constants, places = _place_constants(program)
+    places |= {name: Address("arena", offset) for name, offset in offsets.items()}
+    places |= {name: Address("input", i) for i, name in enumerate(program.inputs)}
+    places |= {program.root(name): Address("output", i) for i, name in enumerate(program.outputs)}
+    calls = []
+    for number, call in enumerate(program.calls):
+        addresses = [
+            places[program.root(value)] if isinstance(value, str) else places[_constant_name(number, i)]
+            for i, value in enumerate(call.inputs)
+        ]
+        spaces = [places[_workspace_name(number, i)] for i in range(len(call.workspace))]
+        outputs = [places[program.root(name)] for name in call.outputs]
+        at = call.workspace_at
+        whole = [*addresses, *outputs]
+        calls.append(KernelCall(call.kernel, (*whole[:at], *spaces, *whole[at:])))
+    objects.append(build_entry(calls, len(program.inputs), len(program.outputs), constants, target))
+    objects.append(compile_object({"bnncc_peak": peak.build(target)}, target))
+    return objects, arena
+
+
+def _constant_name(call: int, argument: int) -> str:
+    return f"constant {call} {argument}"
+
+
+def _workspace_name(call: int, number: int) -> str:
+    return f"workspace {call} {number}"
+
+
+def _lifetimes(program: Program) -> dict[str, Lifetime]:
+    """Temporaries by name: from the call that writes them to the last that reads them."""
+    outside = {program.root(name) for name in (*program.inputs, *program.outputs)}
+    lives: dict[str, Lifetime] = {}
+    for number, call in enumerate(program.calls):
+        for i, size in enumerate(call.workspace):
+            lives[_workspace_name(number, i)] = Lifetime(size, number, number)
+        for name in (program.root(name) for name in call.outputs):
+            if name not in outside:
+                lives[name] = Lifetime(program.values[name].size, number, number)
+        for name in (program.root(value) for value in call.inputs if isinstance(value, str)):
+            if name in lives:
+                lives[name] = Lifetime(lives[name].size, lives[name].first, number)
+    return lives
+
+
+def _place_constants(program: Program) -> tuple[bytes, dict[str, Address]]:
+    """All constants one behind the other, equal ones once, each aligned to a cache line."""
+    data = bytearray()
+    known: dict[bytes, Address] = {}
+    places: dict[str, Address] = {}
+    for number, call in enumerate(program.calls):
+        for i, value in enumerate(call.inputs):
+            if isinstance(value, str):
+                continue
+            content = np.ascontiguousarray(value).tobytes()
+            if content not in known:
+                data += bytes(-len(data) % ALIGNMENT)
+                known[content] = Address("constants", len(data))
+                data += content
+            places[_constant_name(number, i)] = known[content]
+    return bytes(data), places
