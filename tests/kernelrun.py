@@ -33,7 +33,7 @@ def _memory_functions(target: Target) -> bytes:
 
 def load(kernel: tirx.PrimFunc, target: Target) -> Any:
     """The kernel as a ctypes function."""
-    library = link([compile_object({"kernel": kernel}, target), _memory_functions(target)], exports=("kernel",))
+    library = link([compile_object({"kernel": kernel}, target), _memory_functions(target)], target, exports=("kernel",))
     # A file of its own name: the dynamic linker takes a path it has seen for the library it has loaded.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.so"

@@ -4,21 +4,26 @@ them, and what it costs."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
-from tvm import tirx
+from tvm import relax, tirx
 
-from bnncc.build.steps import Bits, Source
+from bnncc.build.steps import Bits, Source, bit_layout
 from bnncc.kernels import conv2d as conv2d_kernel
 from bnncc.kernels import dense as dense_kernel
 from bnncc.kernels import depthwise as depthwise_kernel
 from bnncc.kernels import elementwise as elementwise_kernel
 from bnncc.kernels import epilogue as ep
 from bnncc.kernels import global_pool as global_pool_kernel
+from bnncc.kernels import or_pool2d as or_pool_kernel
+from bnncc.kernels import pack as pack_kernel
+from bnncc.kernels import pad_bits as pad_bits_kernel
 from bnncc.kernels import pool2d as pool2d_kernel
 from bnncc.kernels import xnor_conv2d as xnor_kernel
+from bnncc.ops import or_pool2d as or_pool_op
+from bnncc.ops import pad_bits as pad_bits_op
 from bnncc.ops import xnor_conv2d as xnor_op
 from bnncc.targets.target import Target
 
@@ -34,6 +39,9 @@ class Network(Protocol):
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The extents of a value."""
+
+    def channels(self, name: str) -> int:
+        """The channels that packed bits hold, without those that only fill up words."""
 
     def before_transpose(self, name: str) -> str | None:
         """The NCHW value that `name` is the NHWC transpose of, if it is one."""
@@ -88,8 +96,7 @@ def xnor_conv2d(call: Any, network: Network, target: Target) -> Anchor:
         build=xnor_kernel.build,
         geometry=output,
         inputs=(bits, packed, offset, rows, columns),
-        # Bits that only fill up a word are counted: the kernel works on them too.
-        macs=_outputs(output) * weights.shape[1] * 8 * weights.shape[2],
+        macs=_outputs(output) * weights.shape[1] * network.channels(bits) // groups,
         dtype="int32",
         binary=True,
         why_not="",
@@ -184,6 +191,75 @@ def elementwise(call: Any, network: Network, target: Target) -> Anchor:
     )
 
 
+def packing(call: Any, network: Network, target: Target) -> Anchor:
+    """R.bnncc.pack or R.bnncc.threshold into a layout that no epilogue can pack into."""
+    data, *limits = (network.resolve(argument) for argument in call.args if isinstance(argument.ty, relax.TensorType))
+    assert isinstance(data, str)
+    output, dtype = _geometry(call.args[0]), str(call.args[0].ty.dtype)
+    scalar = None
+    if dtype == "float32" and isinstance(limits[0], np.ndarray) and limits[0].size == 1:
+        scalar = float(limits.pop(0).reshape(()))
+    layout = bit_layout(call, output.channels)
+    return Anchor(
+        kind="pack",
+        shape=pack_kernel.Shape(output, layout, dtype, scalar),
+        build=_build_bits(pack_kernel),
+        geometry=output,
+        inputs=(data, *limits),
+        dtype="uint8",
+        result=Bits(0, layout),
+    )
+
+
+def or_pool2d(call: Any, network: Network, target: Target) -> Anchor:
+    """R.bnncc.or_pool2d(b): the maximum of signs."""
+    data = network.resolve(call.args[0])
+    assert isinstance(data, str)
+    window, output, shape = or_pool_op.parameters(call), _geometry(call), network.shape(data)
+    layout = ep.BitLayout(network.channels(data), 1, output.channels)
+    return Anchor(
+        kind="or_pool2d",
+        shape=or_pool_kernel.Shape(
+            output=output,
+            in_rows=shape[1],
+            in_width=shape[2],
+            kernel=window.kernel,
+            strides=window.strides,
+            pads=window.pads,
+            dilations=window.dilations,
+            bits=layout,
+        ),
+        build=_build_bits(or_pool_kernel),
+        geometry=output,
+        inputs=(data,),
+        dtype="uint8",
+        result=Bits(0, layout),
+    )
+
+
+def pad_bits(call: Any, network: Network, target: Target) -> Anchor:
+    """R.bnncc.pad_bits(b) of bits that their kernel could not write with a border."""
+    data = network.resolve(call.args[0])
+    assert isinstance(data, str)
+    pads, pad_bit, channels, groups = pad_bits_op.parameters(call)
+    output = _geometry(call.args[0])
+    layout = ep.BitLayout(channels, groups, output.channels // groups, pads, pad_bit)
+    return Anchor(
+        kind="pad_bits",
+        shape=pad_bits_kernel.Shape(output, layout),
+        build=_build_bits(pad_bits_kernel),
+        geometry=output,
+        inputs=(data,),
+        dtype="uint8",
+        result=Bits(0, layout),
+    )
+
+
+def _build_bits(kernel: Any) -> Callable[[Any, ep.Epilogue, Target], tirx.PrimFunc]:
+    """For kernels of bits alone: all they have to know of the epilogue is where the bits go."""
+    return lambda shape, epilogue, target: kernel.build(replace(shape, bits=epilogue.outputs[0].bits), target)
+
+
 def _geometry(tensor: Any) -> ep.Geometry:
     """The extents of a tensor of rank 4 (NHWC) or 2 ([N, C])."""
     shape = [int(extent) for extent in tensor.ty.shape.values]
@@ -215,7 +291,7 @@ def _pair(values: Any) -> tuple[int, int]:
     return first, second
 
 
-# By Relax name. "elementwise" anchors the functions that have no other.
+# By Relax name. Functions without an anchor are "elementwise", or "packing" where an epilogue cannot pack.
 ANCHORS: dict[str, Callable[[Any, Network, Target], Anchor]] = {
     "relax.bnncc.xnor_conv2d": xnor_conv2d,
     "relax.nn.conv2d": conv2d,
@@ -223,5 +299,8 @@ ANCHORS: dict[str, Callable[[Any, Network, Target], Anchor]] = {
     "relax.nn.avg_pool2d": pool2d,
     "relax.mean": mean,
     "relax.matmul": matmul,
+    "relax.bnncc.or_pool2d": or_pool2d,
+    "relax.bnncc.pad_bits": pad_bits,
+    "packing": packing,
     "elementwise": elementwise,
 }

@@ -13,9 +13,10 @@ from tvm import relax, tirx
 from bnncc.artifact import Layer
 from bnncc.build.anchors import ANCHORS, Anchor
 from bnncc.build.program import Call, Kernel, Program, Value
-from bnncc.build.steps import Collector, Source
+from bnncc.build.steps import Collector, Source, bit_layout
 from bnncc.kernels import transpose
-from bnncc.ops import arguments, spans
+from bnncc.kernels.epilogue import can_pack
+from bnncc.ops import arguments, pack, spans, threshold
 from bnncc.targets.target import Target
 
 _FALLBACK = "no kernel of ours; compiled from TVM's own definition"
@@ -32,6 +33,7 @@ class _Selection:
         self.program = Program()
         self.names: dict[Any, Source | list[str]] = {}
         self.symbols: dict[object, str] = {}
+        self.bit_channels: dict[str, int] = {}  # packed value -> the channels it holds
         self.planes: dict[str, str] = {}  # NHWC value -> the NCHW value it is the transpose of
 
     def run(self) -> Program:
@@ -111,7 +113,9 @@ class _Selection:
         outer, inner = (channels, pixels) if to_nhwc else (pixels, channels)
         key = ("transpose", batch, outer, inner)
         symbol = self.symbols.setdefault(key, f"transpose_{len(self.symbols)}")
-        self.program.kernels[symbol] = Kernel(symbol, transpose.build(transpose.Shape(batch, outer, inner), self.target))
+        self.program.kernels[symbol] = Kernel(
+            symbol, transpose.build(transpose.Shape(batch, outer, inner), self.target)
+        )
         name = self._value(var)
         if to_nhwc:
             self.planes[name] = source
@@ -126,15 +130,20 @@ class _Selection:
         bindings = [binding for block in func.body.blocks for binding in block.bindings]
         results = _results(func.body.body, bindings)
         steps = [(binding.var, binding.value) for binding in bindings if isinstance(binding.value, tvm.ir.Call)]
-        anchored = str(func.attrs["bnncc.anchor"]) != "none"
         first_var, first = steps[0]
-        anchor = ANCHORS[first.op.name if anchored else "elementwise"](first, scope, self.target)
+        kind = first.op.name if str(func.attrs["bnncc.anchor"]) != "none" else _unanchored(first)
+        anchored = kind != "elementwise"
+        anchor = ANCHORS[kind](first, scope, self.target)
         collector = Collector(anchor.geometry, scope.resolve, self.shape, dtypes=[anchor.dtype])
         collector.values[first_var if anchored else first.args[0]] = anchor.result
         for step_var, step in steps[1:] if anchored else steps:
             collector.add(step_var, step)
-        symbol = self._kernel(anchor, collector.epilogue(results))
+        epilogue = collector.epilogue(results)
+        symbol = self._kernel(anchor, epilogue)
         outputs = self._values(var)
+        for name, output in zip(outputs, epilogue.outputs, strict=True):
+            if output.bits is not None:
+                self.bit_channels[name] = output.bits.channels
         inputs = (*anchor.inputs, *collector.sources)
         layer = Layer(
             name=spans.name_of(call) or spans.name_of(first) or symbol,
@@ -239,8 +248,19 @@ class _Scope:
     def shape(self, name: str) -> tuple[int, ...]:
         return self.selection.shape(name)
 
+    def channels(self, name: str) -> int:
+        return self.selection.bit_channels[self.selection.program.root(name)]
+
     def before_transpose(self, name: str) -> str | None:
         return self.selection.planes.get(name)
+
+
+def _unanchored(first: Any) -> str:
+    """What runs a function that begins with this call and has no anchor."""
+    if first.op.name not in (pack.RELAX, threshold.RELAX):
+        return "elementwise"
+    layout = bit_layout(first, int(first.args[0].ty.shape.values[-1]))
+    return "elementwise" if can_pack(layout, 1) else "packing"
 
 
 def _results(returned: Any, bindings: list[Any]) -> list[Any]:

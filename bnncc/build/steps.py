@@ -62,7 +62,7 @@ class Collector:
         number = len(self.steps)
         self.values[var] = number
         if name in ("bnncc.pack", "bnncc.threshold"):
-            self.values[var] = Bits(number, self._layout(name, call))
+            self.values[var] = Bits(number, bit_layout(call, self.geometry.channels))
 
     def epilogue(self, results: list[Any]) -> ep.Epilogue:
         """The epilogue that stores `results`, variables of the function."""
@@ -109,16 +109,12 @@ class Collector:
         at_least = float(np.nextafter(np.float32(limit), np.float32(np.inf))) if unipolar else 0.0
         return ep.Step("binarize", (self._operand(call.args[0]), _scalar(at_least), _scalar(0.0 if unipolar else -1.0)))
 
-    def _layout(self, name: str, call: Any) -> ep.BitLayout:
-        groups, word_bytes = (pack if name == "bnncc.pack" else threshold).parameters(call)
-        channels = self.geometry.channels
-        return ep.BitLayout(channels, groups, bitpack.packed_bytes(channels // groups, word_bytes))
-
     def _pad(self, var: Any, call: Any) -> None:
         source = self.values[call.args[0]]
         assert isinstance(source, Bits)
-        pads, pad_bit, _, _ = pad_bits.parameters(call)
-        self.values[var] = replace(source, layout=replace(source.layout, pads=pads, pad_bit=pad_bit))
+        pads, pad_bit, channels, groups = pad_bits.parameters(call)
+        layout = ep.BitLayout(channels, groups, source.layout.pixel_bytes // groups, pads, pad_bit)
+        self.values[var] = replace(source, layout=layout)
         self.names.append("pad_bits")
 
     def _operand(self, argument: Any) -> ep.Operand:
@@ -143,6 +139,13 @@ class Collector:
         self.sources.append(source)
         self.params.append(ep.Param(kind, dtype))
         return ep.Operand("param", len(self.params) - 1)
+
+
+def bit_layout(call: Any, channels: int) -> ep.BitLayout:
+    """Where R.bnncc.pack or R.bnncc.threshold puts the bits of so many channels."""
+    operator = pack if call.op.name == pack.RELAX else threshold
+    groups, word_bytes = operator.parameters(call)
+    return ep.BitLayout(channels, groups, bitpack.packed_bytes(channels // groups, word_bytes))
 
 
 def _scalar(value: float) -> ep.Operand:
