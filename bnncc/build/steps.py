@@ -134,7 +134,7 @@ class Collector:
         assert kind == "channel" or int(np.prod(shape)) == int(np.prod(full)), f"{shape} does not fit {full}"
         dtype = str(source.dtype) if isinstance(source, np.ndarray) else "float32"
         for number, known in enumerate(self.sources):
-            if known is source or (isinstance(known, str) and known == source):
+            if known is source or (isinstance(source, str) and isinstance(known, str) and known == source):
                 return ep.Operand("param", number)
         self.sources.append(source)
         self.params.append(ep.Param(kind, dtype))

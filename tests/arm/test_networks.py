@@ -1,0 +1,41 @@
+"""Networks compiled for ARM, executed: the same bits as the x86 build."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bnncc
+from bnncc import cpu, targets
+from tests import networks
+from tests.arm.emulate import needs_qemu, run
+
+NETWORKS = ("digits_net", "bireal_resnet20", "vgg_small", "quicknet", "reactnet18", "bireal_resnet18")
+slow = [name if name == "digits_net" else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
+
+
+@needs_qemu
+@pytest.mark.parametrize("name", slow)
+def test_the_same_bits_as_on_x86(name: str, exported: Callable[[str], Path], tmp_path: Path) -> None:
+    """Everything that is binarised has the same sign, every sum of a binary layer is equal."""
+    avx2 = targets.find("x86-avx2")
+    if cpu.machine() != avx2.machine or not cpu.features().issuperset(avx2.features):
+        pytest.skip("this machine does not run x86-avx2")
+    model = networks.exposed(exported(name))
+    path = tmp_path / "exposed.onnx"
+    path.write_bytes(model.SerializeToString())
+    inputs = networks.random_input(model, seed=2)
+    expected = bnncc.load(bnncc.compile(path, "x86-avx2"))(inputs)
+    names = [output.name for output in model.graph.output]
+    found = dict(zip(names, run(path, tmp_path, *inputs.values()), strict=True))
+    for node in model.graph.node:
+        if node.domain != networks.DOMAIN:
+            continue
+        if node.op_type == "Binarize" and node.input[0] in found:
+            assert np.array_equal(found[node.input[0]] >= 0, expected[node.input[0]] >= 0), node.name
+        elif node.op_type != "Binarize":
+            assert np.array_equal(found[node.output[0]], expected[node.output[0]]), node.name
+    for output in model.graph.output:
+        tolerance = 1e-4 * np.abs(expected[output.name]).max()
+        assert np.abs(found[output.name] - expected[output.name]).max() <= tolerance, output.name
