@@ -45,9 +45,7 @@ def native_or_skip(target: str) -> str:
 
 @pytest.mark.parametrize("target", ["native", "x86-avx2"])
 @everywhere
-def test_every_layer_fed_the_same_signs(
-    name: str, target: str, exported: Exported
-) -> None:
+def test_every_layer_fed_the_same_signs(name: str, target: str, exported: Exported) -> None:
     """Sums of binary layers are equal; what is binarised next differs in sign only where it is all but zero."""
     path = exported(name)
     expected = networks.reference(path, seed=1)

@@ -51,8 +51,9 @@ class Network(Protocol):
 class Anchor:
     """One kernel before its epilogue is known.
 
-    shape: the kernel's own Shape. result: the anchor's value as the epilogue sees it, 0, or bits. workspace: bytes lent to the call, the argument after `inputs`. macs:
-    multiply-accumulates of the source operator, binary or float. dtype: of the values that the epilogue starts from.
+    shape: the kernel's own Shape. result: the anchor's value as the epilogue sees it, 0, or bits. workspace: bytes lent
+    to the call, the argument after `inputs`. macs: multiply-accumulates of the source operator, binary or float.
+    dtype: of the values that the epilogue starts from.
     """
 
     kind: str
@@ -196,9 +197,9 @@ def packing(call: Any, network: Network, target: Target) -> Anchor:
     data, *limits = (network.resolve(argument) for argument in call.args if isinstance(argument.ty, relax.TensorType))
     assert isinstance(data, str)
     output, dtype = _geometry(call.args[0]), str(call.args[0].ty.dtype)
-    scalar = None
-    if dtype == "float32" and isinstance(limits[0], np.ndarray) and limits[0].size == 1:
-        scalar = float(limits.pop(0).reshape(()))
+    scalar, limit = None, limits[0]
+    if dtype == "float32" and isinstance(limit, np.ndarray) and limit.size == 1:
+        scalar, limits = float(limit.reshape(())), []
     layout = bit_layout(call, output.channels)
     return Anchor(
         kind="pack",

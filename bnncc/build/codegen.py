@@ -53,7 +53,8 @@ def _lowering(target: tvm.target.Target, schedulable: bool) -> tvm.ir.transform.
         ]
     return tvm.ir.transform.Sequential(
         [
-            *first, s.UnifyThreadBinding(), t.StmtSimplify(), t.FlattenBuffer(), t.NarrowDataType(32), t.VectorizeLoop(True),
+            *first, s.UnifyThreadBinding(), t.StmtSimplify(), t.FlattenBuffer(), t.NarrowDataType(32),
+            t.VectorizeLoop(True),
             t.UnrollLoop(), t.StmtSimplify(), t.RemoveNoOp(), t.CommonSubexprElim(), t.AnnotateEntryFunc(),
             _BuffersToPointers(), t.LowerIntrin(),
         ]

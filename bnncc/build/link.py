@@ -15,8 +15,9 @@ EXPORTS = ("bnncc_run", "bnncc_step", "bnncc_peak")
 
 # What a network may ask the machine's own libm for, when it uses operators beyond arithmetic (softmax, tanh, ...).
 _LIBM = (
-    "acosf", "acoshf", "asinf", "asinhf", "atan2f", "atanf", "atanhf", "ceilf", "cosf", "coshf", "erff", "exp2f", "expf",
-    "floorf", "fmodf", "log10f", "log1pf", "log2f", "logf", "nearbyintf", "powf", "rintf", "roundf", "sinf", "sinhf",
+    "acosf", "acoshf", "asinf", "asinhf", "atan2f", "atanf", "atanhf", "ceilf", "cosf", "coshf", "erff", "exp2f",
+    "expf", "floorf", "fmodf", "log10f", "log1pf", "log2f", "logf", "nearbyintf", "powf", "rintf", "roundf", "sinf",
+    "sinhf",
     "tanf", "tanhf", "truncf",
 )  # fmt: skip
 

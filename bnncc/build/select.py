@@ -3,7 +3,7 @@ them. An operator without a kernel of ours is run by what TVM makes of it, and i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -155,7 +155,7 @@ class _Selection:
             bytes_in=sum(self.program.values[source].size for source in inputs if isinstance(source, str)),
             bytes_out=sum(self.program.values[name].size for name in outputs),
             bytes_weights=sum(source.nbytes for source in inputs if not isinstance(source, str)),
-            output_shape=self.shape(outputs[0]),
+            output_shape=astuple(anchor.geometry) if len(self.shape(outputs[0])) == 4 else self.shape(outputs[0]),
             kernel=symbol,
         )
         space = (anchor.workspace,) if anchor.workspace else ()

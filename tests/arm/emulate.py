@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 QEMU = "qemu-aarch64-static"
 needs_qemu = pytest.mark.skipif(shutil.which(QEMU) is None, reason=f"{QEMU} is not installed")
 
-# No C library: the system calls read (63), write (64) and exit (93) are all it needs, and nothing has to be built first.
+# No C library: the system calls read (63), write (64) and exit (93) are all it needs, and nothing is built first.
 _MAIN = """
 typedef unsigned long size;
 extern int bnncc_run({declarations}, void *arena);
@@ -77,8 +77,7 @@ def run(model: Path, folder: Path, *inputs: Array, target: str = "arm") -> list[
     done = subprocess.run([QEMU, "./net"], cwd=folder, input=data, check=True, capture_output=True)
     outputs, at = [], 0
     for value in tensors[split:]:
-        outputs.append(np.frombuffer(done.stdout, value.dtype, count=value.size // np.dtype(value.dtype).itemsize, offset=at))
-        outputs[-1] = outputs[-1].reshape(value.shape)
+        outputs.append(np.frombuffer(done.stdout[at : at + value.size], value.dtype).reshape(value.shape))
         at += value.size
     assert at == len(done.stdout)
     return outputs
