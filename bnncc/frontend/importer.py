@@ -52,7 +52,11 @@ def from_onnx(source: str | Path | bytes | onnx.ModelProto, shapes: onnx_file.Sh
     # TVM's importer prints the inputs of a node it cannot convert, and warns about names.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        module = adapter.from_onnx(model.graph, opset)
+        try:
+            module = adapter.from_onnx(model.graph, opset)
+        except ModelError:
+            adapter.abandon()
+            raise
     result = module["main"].ret_ty
     for name, kind in zip(outputs, result.fields if isinstance(result, relax.TupleType) else [result], strict=True):
         if not isinstance(kind, relax.TensorType):
@@ -69,6 +73,11 @@ class _Graph(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]  # TVM is u
     def __init__(self, where: str) -> None:
         super().__init__(shape_dict={}, dtype_dict={})
         self._where = where
+
+    def abandon(self) -> None:
+        """Close the block that an error left open; TVM warns about it otherwise."""
+        with contextlib.suppress(Exception):
+            self.bb._end_block()
 
     def _sanitize_name(self, name: str) -> str:
         return str(self._name_supply.fresh_name("x_" + re.sub(r"\W", "_", name, flags=re.ASCII)))

@@ -22,6 +22,8 @@ MOST_NODES = 100_000
 # One tensor: 2 GiB of float32. Guards against a small file that asks for a huge tensor.
 MOST_ELEMENTS = 2**29
 OPSETS = range(9, 27)
+_SIGNED = ("INT8", "INT16", "INT32", "INT64")
+TYPES = ("FLOAT", "FLOAT16", "DOUBLE", "BOOL", *_SIGNED, *(f"U{name}" for name in _SIGNED))
 
 
 def read(source: str | Path | bytes | onnx.ModelProto, shapes: Shapes | None = None) -> tuple[onnx.ModelProto, str]:
@@ -49,6 +51,7 @@ def read(source: str | Path | bytes | onnx.ModelProto, shapes: Shapes | None = N
     if len(model.graph.node) > MOST_NODES:
         raise ModelError(f"{where}: {len(model.graph.node)} nodes, allowed: {MOST_NODES}")
     for tensor in model.graph.initializer:
+        _check_type(tensor.data_type, f"{where}: weight {tensor.name!r}")
         check_extents(tensor.dims, f"{where}: weight {tensor.name!r}", zero_allowed=True)
     if model.graph.sparse_initializer:
         raise ModelError(f"{where}: sparse weights are not supported; store them dense")
@@ -149,6 +152,30 @@ def _check_versions(model: onnx.ModelProto, where: str) -> None:
             raise ModelError(f"{where}: opset {entry.version} of domain {ONNX_DOMAIN}, allowed: {ONNX_VERSION}")
 
 
+def _check_type(number: int, what: str) -> None:
+    """Numbers and truth values of 8 to 64 bits; strings, complex and sub-byte numbers are out."""
+    from onnx import TensorProto
+
+    names = [
+        "FLOAT",
+        "FLOAT16",
+        "DOUBLE",
+        "BOOL",
+        "INT8",
+        "INT16",
+        "INT32",
+        "INT64",
+        "UINT8",
+        "UINT16",
+        "UINT32",
+        "UINT64",
+    ]
+    if number not in {TensorProto.DataType.Value(name) for name in names}:
+        known = number in TensorProto.DataType.values()
+        found = TensorProto.DataType.Name(number) if known else str(number)
+        raise ModelError(f"{what} has type {found}, allowed: {', '.join(TYPES)}")
+
+
 def check_extents(extents: Sequence[int], what: str, *, zero_allowed: bool = False) -> None:
     elements = 1
     for extent in extents:
@@ -189,6 +216,7 @@ def _fix_inputs(model: onnx.ModelProto, shapes: dict[str, Sequence[int]], where:
             )
         else:
             given = [int(d) for d in found]
+        _check_type(kind.elem_type, f"{where}: input {value.name!r}")
         check_extents(given, f"{where}: input {value.name!r}")
         del kind.shape.dim[:]
         kind.shape.SetInParent()
