@@ -90,8 +90,9 @@ class Target:
         raise AssertionError(f"target {self.name} has no rule for {work}")  # every family ends with a rule for all
 
 
-def best_tile(work: Work, lanes: int, tiles: tuple[tuple[int, int], ...]) -> Tile:
-    """The cheapest of `tiles` (pixels, vectors) for `work`; earlier ones win ties.
+def best_tile(work: Work, lanes: int, tiles: tuple[tuple[int, int], ...], weight_load: float = 1.0) -> Tile:
+    """The cheapest of `tiles` (pixels, vectors) for `work`; earlier ones win ties. `weight_load` is what loading a
+    vector of weights, often from the second-level cache, costs more than loading a value of a pixel.
 
     Cost is the accumulators computed, wasted ones included: the last tile of a row overlaps its neighbour when
     `pixels` does not divide the width, and the last block of channels is padded to whole vectors.
@@ -102,7 +103,7 @@ def best_tile(work: Work, lanes: int, tiles: tuple[tuple[int, int], ...]) -> Til
         pixels, vectors = min(tile[0], work.width), min(tile[1], blocks)
         computed = -(-work.width // pixels) * pixels * -(-blocks // vectors) * vectors
         # A tile of few accumulators cannot hide latency and reloads its operands for each of them.
-        loads = (pixels + vectors) / (pixels * vectors)
+        loads = weight_load / pixels + 1 / vectors
         return computed * (1 + 0.3 * loads)
 
     pixels, vectors = min(tiles, key=cost)

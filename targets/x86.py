@@ -10,28 +10,30 @@ from bnncc.targets.target import Target, Tile, Work, best_tile
 _AVX512_BINARY = ((4, 4), (7, 2), (8, 2), (6, 4), (2, 4), (1, 8), (4, 2), (4, 1), (8, 1))
 _AVX512_FLOAT = ((4, 4), (7, 3), (7, 2), (6, 4), (8, 2), (2, 4), (1, 8), (4, 2), (8, 1), (4, 1))
 _16_BINARY = ((4, 1), (2, 2), (7, 1), (3, 1), (2, 1), (1, 2), (1, 4))
-_16_FLOAT = ((4, 2), (6, 2), (3, 3), (2, 4), (7, 1), (1, 8), (4, 1))
+_AVX2_FLOAT = ((4, 2), (6, 2), (3, 3), (2, 4), (7, 1), (1, 8), (4, 1))
+_SSE_FLOAT = ((4, 2), (6, 2), (2, 4), (1, 8), (1, 2))
+_WEIGHT_LOAD = 2.0
 
 
 def avx512(work: Work) -> Tile | None:
     """8 channels a vector for popcounts, 16 for floats."""
     if work.kind == "xnor_conv2d":
         return best_tile(work, 8, _AVX512_BINARY)
-    return best_tile(work, 16, _AVX512_FLOAT)
+    return best_tile(work, 16, _AVX512_FLOAT, _WEIGHT_LOAD)
 
 
 def avx2(work: Work) -> Tile | None:
     """32 channels a vector for popcounts, 8 for floats."""
     if work.kind == "xnor_conv2d":
         return best_tile(work, 32, _16_BINARY)
-    return best_tile(work, 8, _16_FLOAT)
+    return best_tile(work, 8, _AVX2_FLOAT, _WEIGHT_LOAD)
 
 
 def sse(work: Work) -> Tile | None:
-    """16 channels a vector for popcounts, 4 for floats."""
+    """16 channels a vector for popcounts, 4 for floats, whose vectors the kernels take in pairs."""
     if work.kind == "xnor_conv2d":
         return best_tile(work, 16, _16_BINARY)
-    return best_tile(work, 4, _16_FLOAT)
+    return best_tile(work, 4, _SSE_FLOAT, _WEIGHT_LOAD)
 
 
 _TRIPLE = "x86_64-linux-gnu"

@@ -11,7 +11,8 @@ from bnncc.kernels.registers import Expr, load, local, ramp, splat
 from bnncc.kernels.tiles import arg, each_slice, epilogue_args, float_lanes
 from bnncc.targets.target import Target
 
-_CHAINS = 4  # sums that grow side by side, because each addition waits for the one before
+_VECTORS = 4  # of channels taken together: one cache line after the other
+_CHAINS = 2  # pixels added side by side, because each addition waits for the one before
 
 
 @dataclass(frozen=True)
@@ -56,5 +57,5 @@ def build(shape: Shape, epilogue: ep.Epilogue, target: Target) -> tirx.PrimFunc:
                 where = [ep.Pixel(n, zero, zero)]
                 ep.emit_pixels(epilogue, out, where, channel, [mean], lanes, valid, params, outputs)
 
-            each_slice(out.channels, float_lanes(target), slice_of)
+            each_slice(out.channels, _VECTORS * float_lanes(target), slice_of)
     return ib.get()
