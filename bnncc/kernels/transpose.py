@@ -6,7 +6,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from bnncc.kernels.registers import Expr
+from bnncc.kernels.registers import Expr, load, ramp
 from bnncc.kernels.tiles import arg, each_slice
 from bnncc.targets.target import Target
 
@@ -32,15 +32,18 @@ def build(shape: Shape, target: Target) -> tirx.PrimFunc:
 
             def by_columns(column: Expr, _: int, columns: int) -> None:
                 def block(row: Expr, _: int, rows: int) -> None:
+                    first = T.Bind(image + row * shape.columns + column)
+                    to = T.Bind(image + column * shape.rows + row)
+                    if rows == _BLOCK:
+                        for j in range(columns):
+                            steps = tirx.Ramp(first + j, tirx.IntImm("int32", shape.columns), rows)
+                            T.buffer_store(output, inputs[steps], [ramp(to + j * shape.rows, rows)])
+                        return
+                    lines = [load(inputs, first + i * shape.columns, _BLOCK, columns) for i in range(rows)]
                     for j in range(columns):
-                        first = image + row * shape.columns + column + j
-                        to = image + (column + j) * shape.rows + row
-                        if rows == _BLOCK:
-                            steps = tirx.Ramp(first, tirx.IntImm("int32", shape.columns), rows)
-                            T.buffer_store(output, inputs[steps], [tirx.Ramp(to, tirx.IntImm("int32", 1), rows)])
-                            continue
-                        for i in range(rows):
-                            T.buffer_store(output, inputs[first + i * shape.columns], [to + i])
+                        for i, line in enumerate(lines):
+                            value = tirx.Shuffle([line], [tirx.const(j, "int32")])
+                            T.buffer_store(output, value, [to + j * shape.rows + i])
 
                 each_slice(shape.rows, _BLOCK, block)
 
