@@ -51,8 +51,8 @@ def evaluate(module: tvm.IRModule, *inputs: Array) -> tuple[Array, ...]:
 def docstring_example(module: Any) -> tuple[tvm.IRModule, tvm.IRModule]:
     """The modules under `Before::` and `After::` in a pass's docstring."""
     text = module.__doc__
-    before, after = text.index("Before::"), text.index("After::")
-    return parse(text[before + 8 : after]), parse(text[after + 7 : text.index("Leaves alone:")])
+    before, _, after = text.partition("Before::")[2].partition("After::")
+    return parse(before), parse(after.partition("Leaves alone:")[0])
 
 
 def random_inputs(module: tvm.IRModule, rng: np.random.Generator) -> list[Array]:

@@ -13,6 +13,7 @@ from bnncc.passes import (
     fold_batch_norm,
     fold_thresholds,
     fuse_epilogue,
+    legalize_rest,
     lower_to_xnor,
     pipeline,
     sign_before_max_pool,
@@ -31,6 +32,7 @@ PASSES: list[tuple[Any, Any]] = [
     (lower_to_xnor, lambda: lower_to_xnor.LowerToXnor(word_bytes=1)),
     (fold_thresholds, fold_thresholds.FoldThresholds),
     (fuse_epilogue, fuse_epilogue.FuseEpilogue),
+    (legalize_rest, legalize_rest.LegalizeRest),
 ]
 every_pass = pytest.mark.parametrize(("module", "make"), PASSES, ids=[m.__name__.rpartition(".")[2] for m, _ in PASSES])
 
@@ -58,7 +60,7 @@ def test_values_stay(module: Any, make: Any) -> None:
     for _ in range(3):
         inputs = random_inputs(before, rng)
         for want, got in zip(evaluate(before, *inputs), evaluate(after, *inputs), strict=True):
-            assert (got == want).all()
+            np.testing.assert_array_equal(got, want)
 
 
 def test_every_pass_of_the_pipeline_is_here() -> None:
