@@ -1,6 +1,7 @@
 """Every command, and every way a user can get it wrong: exit code, one line, no traceback, nothing left half done."""
 
 import dataclasses
+import gc
 import json
 import subprocess
 import sys
@@ -115,13 +116,16 @@ def damaged(content: bytes) -> bytes:
         (toys.one_node("Nonsense", "elsewhere"), "Nonsense"),
         (toys.add_and_relu(("batch", 3)), "left"),
         (toys.batch_norm(scale=float("nan")), "bn"),
+        (toys.convolution_of_other_channels(), "the_conv"),
     ],
-    ids=["empty", "text", "truncated", "unknown operator", "dynamic", "nan"],
+    ids=["empty", "text", "truncated", "unknown operator", "dynamic", "nan", "channels"],
 )
 @pytest.mark.parametrize("command", ["compile", "inspect"])
-def test_bad_models(tmp_path: Path, command: str, content: bytes, says: str) -> None:
+def test_bad_models(tmp_path: Path, capfd: pytest.CaptureFixture[str], command: str, content: bytes, says: str) -> None:
     (tmp_path / "toy.onnx").write_bytes(content)
     fails(command, tmp_path / "toy.onnx", "--target", "native", says=says)
+    gc.collect()
+    assert capfd.readouterr() == ("", ""), "libraries print beside the one line"
     assert [path.name for path in tmp_path.iterdir()] == ["toy.onnx"]
 
 

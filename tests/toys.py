@@ -31,6 +31,14 @@ def batch_norm(*, scale: float) -> bytes:
     return _model(helper.make_graph([node], "toy", [x], [y], weights))
 
 
+def convolution_of_other_channels() -> bytes:
+    """A Conv whose weight wants 3 input channels where `x` has 4: valid to onnx.checker, refused later on."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 4, 4, 4)) for name in "xy")
+    weight = numpy_helper.from_array(np.zeros((4, 3, 1, 1), np.float32), "w")
+    node = helper.make_node("Conv", ["x", "w"], ["y"], name="the_conv")
+    return _model(helper.make_graph([node], "toy", [x], [y], [weight]))
+
+
 def _model(graph: onnx.GraphProto) -> bytes:
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("elsewhere", 1)]
     content: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
