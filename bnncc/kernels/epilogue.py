@@ -106,7 +106,6 @@ _ZERO = Operand("scalar", scalar=0.0)
 _BINARY: dict[str, Callable[[Expr, Expr], Expr]] = {
     "add": lambda a, b: a + b,
     "subtract": lambda a, b: a - b,
-    "multiply": lambda a, b: a * b,
     "divide": lambda a, b: a / b,
     "maximum": T.max,
     "minimum": T.min,
@@ -116,15 +115,21 @@ _BINARY: dict[str, Callable[[Expr, Expr], Expr]] = {
 def _compute(step: Step, args: list[Expr], lanes: int) -> Expr:
     """The value of one step. Booleans stand for bits until they are packed."""
     a = args[0]
+    if step.op == "multiply":
+        return _product(a, args[1], lanes)
     if step.op in _BINARY:
         return _BINARY[step.op](a, args[1])
+    if step.op == "negative":
+        return a * splat(tirx.const(-1.0, "float32"), lanes)
+    if step.op == "abs":
+        return T.Select(a < splat(tirx.const(0.0, "float32"), lanes), a * splat(tirx.const(-1.0, "float32"), lanes), a)
     if step.op == "relu":
         return T.max(a, splat(tirx.const(0.0, "float32"), lanes))
     if step.op == "clip":
         return T.min(T.max(a, args[1]), args[2])
     if step.op == "prelu":
         # Select, not max + min: it keeps a NaN and the sign of zero as the source does.
-        return T.Select(a < splat(tirx.const(0.0, "float32"), lanes), a * args[1], a)
+        return T.Select(a < splat(tirx.const(0.0, "float32"), lanes), _product(a, args[1], lanes), a)
     if step.op == "astype":
         return cast(a, "float32", lanes)
     if step.op == "pack":
@@ -136,6 +141,13 @@ def _compute(step: Step, args: list[Expr], lanes: int) -> Expr:
     if step.op == "binarize":
         return T.Select(a >= args[1], splat(tirx.const(1.0, "float32"), lanes), args[2])
     raise AssertionError(f"epilogue step {step.op} has no meaning here")
+
+
+def _product(a: Expr, b: Expr, lanes: int) -> Expr:
+    """a * b, rounded by itself. Contracted with a following addition it would be rounded once: where the source gives
+    exactly 0, the rounding error would decide the sign."""
+    kind = "float32" if lanes == 1 else f"float32x{lanes}"
+    return T.call_llvm_pure_intrin(kind, "llvm.arithmetic.fence", a * b)
 
 
 def load_channels(epilogue: Epilogue, params: list[Buffer], channel: Expr, lanes: int, valid: int) -> list[Expr]:
