@@ -255,6 +255,38 @@ def clip(node: Node) -> Any:
     return result
 
 
+def hard_sigmoid(node: Node) -> Any:
+    """max(0, min(1, alpha * x + beta))."""
+    return _hard_sigmoid(node, float(node.attributes.get("alpha", 0.2)), float(node.attributes.get("beta", 0.5)))
+
+
+def hard_swish(node: Node) -> Any:
+    """x * HardSigmoid(x) with alpha = 1/6 and beta = 1/2."""
+    return relax.op.multiply(node.inputs[0], node.emit(_hard_sigmoid(node, 1 / 6, 0.5)))
+
+
+def _hard_sigmoid(node: Node, alpha: float, beta: float) -> Any:
+    kind = str(node.inputs[0].ty.dtype)
+    line = node.emit(relax.op.multiply(node.inputs[0], relax.const(alpha, kind)))
+    line = node.emit(relax.op.add(line, relax.const(beta, kind)))
+    return relax.op.maximum(node.emit(relax.op.minimum(line, relax.const(1.0, kind))), relax.const(0.0, kind))
+
+
+def maximum(node: Node) -> Any:
+    return _pairwise(node, relax.op.maximum)
+
+
+def minimum(node: Node) -> Any:
+    return _pairwise(node, relax.op.minimum)
+
+
+def _pairwise(node: Node, op: Callable[[Any, Any], Any]) -> Any:
+    result = node.inputs[0]
+    for other in node.inputs[1:]:
+        result = node.emit(op(result, other))
+    return result
+
+
 def max_pool(node: Node) -> Any:
     return _pool(node, relax.op.nn.max_pool2d)
 
@@ -319,6 +351,10 @@ CONVERTERS: dict[tuple[str, str], Callable[[Node], Any]] = {
     ("", "Relu"): relu,
     ("", "LeakyRelu"): leaky_relu,
     ("", "Clip"): clip,
+    ("", "HardSigmoid"): hard_sigmoid,
+    ("", "HardSwish"): hard_swish,
+    ("", "Max"): maximum,
+    ("", "Min"): minimum,
     ("", "MaxPool"): max_pool,
     ("", "AveragePool"): average_pool,
     ("", "GlobalAveragePool"): global_average_pool,

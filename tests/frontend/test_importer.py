@@ -320,6 +320,10 @@ W1 = {"w": floats(6, 4, 3), "b": floats(6)}
         ([node("GlobalAveragePool", ["x"], "y")], {}, (2, 4, 6, 8), False),
         ([node("ReduceMean", ["x", "w"], "y", keepdims=0)], {"w": np.array([2, 3])}, (2, 4, 6, 8), False),
         ([node("Constant", [], "c", value_floats=[1.0, 2.0]), node("Mul", ["x", "c"], "y")], {}, (3, 2), True),
+        ([node("HardSigmoid", ["x"], "y", alpha=0.3)], {}, (1, 4, 3, 3), False),
+        ([node("HardSwish", ["x"], "y")], {}, (1, 4, 3, 3), False),
+        ([node("Max", ["x", "w", "b"], "y")], {"w": floats(4, 1, 1), "b": floats(3)}, (1, 4, 3, 3), True),
+        ([node("Min", ["x"], "y")], {}, (1, 4, 3, 3), True),
         ([node("Softmax", ["x"], "y"), node("Identity", ["y"], "z")], {}, (3, 2), False),
     ],
 )  # fmt: skip

@@ -103,8 +103,8 @@ def test_binary_gemm(flatten: bool) -> None:
 
 
 @pytest.mark.parametrize("pad_value", [-1.0, 0.0, 1.0])
-@pytest.mark.parametrize("pooled", [False, True])
-def test_two_layers_stay_bits(pooled: bool, pad_value: float) -> None:
+@pytest.mark.parametrize(("pooled", "group"), [(False, 1), (True, 1), (True, 2)])
+def test_two_layers_stay_bits(pooled: bool, group: int, pad_value: float) -> None:
     """conv -> (max-pool) -> batch norm with gammas of both signs and zero -> sign -> conv: no float in between."""
     rng = np.random.default_rng(3)
     x = rng.integers(-3, 4, (1, 20, 8, 8)).astype(np.float32)
@@ -115,7 +115,7 @@ def test_two_layers_stay_bits(pooled: bool, pad_value: float) -> None:
     norm = {"gamma": gamma, "beta": rng.integers(-2, 3, channels).astype(np.float32)}
     norm |= {"mean": rng.integers(-5, 5, channels).astype(np.float32), "var": np.full(channels, 0.75, np.float32)}
     w1 = bitpack.pack(rng.integers(0, 2, (channels, 9, 20)).astype(bool))
-    w2 = bitpack.pack(rng.integers(0, 2, (7, 9, channels)).astype(bool))
+    w2 = bitpack.pack(rng.integers(0, 2, (6, 9, channels // group)).astype(bool))
     numbers = {"kernel_shape": [3, 3], "strides": [1, 1], "pads": [1, 1, 1, 1], "dilations": [1, 1]}
     nodes = [
         binary("Binarize", ["x"], "s"),
@@ -123,7 +123,7 @@ def test_two_layers_stay_bits(pooled: bool, pad_value: float) -> None:
         node("MaxPool", ["a"], "p", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
         node("BatchNormalization", ["p" if pooled else "a", *norm], "b", epsilon=0.25),
         binary("Binarize", ["b"], "t"),
-        binary("BinaryConv", ["t", "w2"], "y", channels=channels, pad_value=pad_value, **numbers),
+        binary("BinaryConv", ["t", "w2"], "y", channels=channels // group, group=group, pad_value=pad_value, **numbers),
     ]
     weights: dict[str, Any] = {"w1": w1, "w2": w2, **norm}
     imported = from_onnx(model(nodes if pooled else [*nodes[:2], *nodes[3:]], weights, x.shape)).module
@@ -135,6 +135,23 @@ def test_two_layers_stay_bits(pooled: bool, pad_value: float) -> None:
     assert text.count("R.bnncc.threshold") == 1
     assert "R.bnncc.binarize" not in text
     assert ("R.bnncc.or_pool2d" in text) == pooled
+
+
+@pytest.mark.parametrize("unipolar", [False, True])
+def test_pool_between_sign_and_convolution(unipolar: bool) -> None:
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((2, 12, 9, 7)).astype(np.float32)
+    w = bitpack.pack(rng.integers(0, 2, (4, 9, 12)).astype(bool))
+    numbers = {"channels": 12, "kernel_shape": [3, 3], "strides": [1, 1], "pads": [1, 0, 0, 1], "dilations": [1, 1]}
+    nodes = [
+        binary("Binarize", ["x"], "s", unipolar=int(unipolar), threshold=0.25),
+        node("MaxPool", ["s"], "p", kernel_shape=[3, 2], strides=[2, 2], pads=[1, 1, 0, 1], ceil_mode=1),
+        binary("BinaryConv", ["p", "w"], "y", **numbers),
+    ]
+    imported = from_onnx(model(nodes, {"w": w}, x.shape)).module
+    lowered = transform(imported, *pipeline(find("x86-avx2")))
+    assert "R.bnncc.or_pool2d" in lowered.script()
+    assert (evaluate(lowered, x)[0] == evaluate(imported, x)[0]).all()
 
 
 def test_two_convolutions_share_their_bits() -> None:
