@@ -21,12 +21,12 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
+from bnncc.kernels import byte_counts
 from bnncc.kernels import epilogue as ep
 from bnncc.kernels.registers import Buffer, Expr, cast, load, local, ramp, splat
 from bnncc.kernels.tiles import SLICE, arg, epilogue_args, walk_tiles
-from bnncc.targets.target import Target, Work
+from bnncc.targets.target import Target, Tile, Work
 
-_FLUSH = 31  # additions of at most 8 that a byte lane can hold
 _L1_WEIGHTS = 16 * 1024  # weights up to this many bytes stay in the first-level cache while rows are walked
 
 
@@ -141,57 +141,33 @@ def _accumulate(
     weight_base = T.Bind((group * blocks + block) * (kernel_h * kernel_w * words * lanes))
     weight_stride = kernel_h * kernel_w * words * lanes
 
-    def count(into: list[Buffer], kh: Expr, kw: Expr, word: Expr) -> None:
-        tap = kh * kernel_w + kw
-        rows = [
-            load(weights, weight_base + v * weight_stride + (tap * words + word) * lanes, lanes) for v in range(vectors)
-        ]
-        at = (
-            in_base + kh * (shape.dilations[0] * shape.in_width) + kw * shape.dilations[1]
-        ) * pixel_words + group * words
-        for p in range(pixels):
-            window = T.Bind(splat(bits[at + p * (shape.strides[1] * pixel_words) + word], lanes))
-            for v in range(vectors):
-                total = into[p * vectors + v]
-                at_all = ramp(0, lanes)
-                T.buffer_store(total, total[at_all] + T.popcount(window ^ rows[v]), [at_all])
-
-    narrow = [local(dtype, lanes) for _ in range(pixels * vectors)]
-    _clear(narrow, dtype, lanes)
-    if target.lane_bits == 64 or kernel_h * kernel_w * words <= _FLUSH:
-        with T.serial(0, kernel_h) as kh, T.serial(0, kernel_w) as kw, T.serial(0, words) as word:
-            count(narrow, kh, kw, word)
-        totals = narrow
+    if target.lane_bits == 8:
+        window = byte_counts.Window(
+            shape.kernel,
+            words,
+            shape.dilations[0] * shape.in_width * pixel_words,
+            pixel_words,
+            shape.strides[1],
+            shape.dilations[1],
+        )
+        at = T.Bind(in_base * pixel_words + group * words)
+        tile = Tile(pixels, vectors)
+        totals = byte_counts.accumulate(window, tile, lanes, bits, at, weights, weight_base)
     else:
-        # 16 bits hold the popcount of a window of up to 65,535 bits.
-        wide_type = "uint16" if 8 * kernel_h * kernel_w * words < 1 << 16 else "uint32"
-        wide = [local(wide_type, lanes) for _ in range(pixels * vectors)]
-        _clear(wide, wide_type, lanes)
-
-        def flush() -> None:
-            at_all = ramp(0, lanes)
-            for small, large in zip(narrow, wide, strict=True):
-                T.buffer_store(large, large[at_all] + cast(small[at_all], wide_type, lanes), [at_all])
-            _clear(narrow, dtype, lanes)
-
-        with T.serial(0, kernel_h) as kh:
-            if kernel_w * words <= _FLUSH:
-                with T.serial(0, kernel_w) as kw, T.serial(0, words) as word:
-                    count(narrow, kh, kw, word)
-                flush()
-            else:
-                with T.serial(0, kernel_w) as kw:
-                    chunks = -(-words // _FLUSH)
-                    size = -(-words // chunks)
-                    with T.serial(0, words // size) as chunk:
-                        with T.serial(0, size) as word:
-                            count(narrow, kh, kw, chunk * size + word)
-                        flush()
-                    if words % size:
-                        with T.serial(0, words % size) as word:
-                            count(narrow, kh, kw, words // size * size + word)
-                        flush()
-        totals = wide
+        totals = [local(dtype, lanes) for _ in range(pixels * vectors)]
+        _clear(totals, dtype, lanes)
+        with T.serial(0, kernel_h) as kh, T.serial(0, kernel_w) as kw, T.serial(0, words) as word:
+            tap = kh * kernel_w + kw
+            first = weight_base + (tap * words + word) * lanes
+            rows = [load(weights, first + v * weight_stride, lanes) for v in range(vectors)]
+            column = in_base + kh * (shape.dilations[0] * shape.in_width) + kw * shape.dilations[1]
+            for p in range(pixels):
+                here = (column + p * shape.strides[1]) * pixel_words + group * words + word
+                window_word = T.Bind(splat(bits[here], lanes))
+                for v in range(vectors):
+                    total = totals[p * vectors + v]
+                    at_all = ramp(0, lanes)
+                    T.buffer_store(total, total[at_all] + T.popcount(window_word ^ rows[v]), [at_all])
 
     def slice_of(p: int, first: int) -> Expr:
         total = totals[p * vectors + first // lanes]

@@ -1,0 +1,136 @@
+"""What this machine can do at best: arithmetic in registers, and copying within each level of its memory."""
+
+import ctypes
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as T
+
+from benchmarks.native import aligned, bind, open_library
+from benchmarks.timing import best
+from bnncc import cpu
+from bnncc.kernels import peak
+from bnncc.kernels.registers import Expr, local, ramp, splat
+from bnncc.kernels.tiles import arg
+from bnncc.targets.target import Target
+
+_ITERATIONS = 10_000  # of a peak loop in one call
+_CHAINS = 12
+_UNROLLED = 8  # vectors copied in one iteration
+_MEMORY = 1 << 62
+_MEMORY_COPIED = 64 << 20  # bytes copied to measure main memory
+
+# Integer dot products by the bits of the vectors: /proc/cpuinfo's name of the feature, LLVM's, and the intrinsic.
+_DOT = {
+    512: ("avx512_vnni", "+avx512vnni", "llvm.x86.avx512.vpdpbusd.512"),
+    256: ("avx_vnni", "+avxvnni", "llvm.x86.avx512.vpdpbusd.256"),
+}
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of memory: its bytes, and the copy bandwidth within it, bytes read plus bytes written."""
+
+    name: str
+    size: int
+    gigabytes_per_second: float
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """1e9 multiply-accumulates a second by kind ("binary", "float32", "int8"); levels of memory from small to large.
+
+    `missing` says why a kind is not there."""
+
+    target: str
+    gmacs: dict[str, float]
+    levels: tuple[Level, ...]
+    missing: dict[str, str]
+
+    def level(self, footprint: int) -> Level:
+        """The smallest level that holds `footprint` bytes."""
+        return next(level for level in self.levels if footprint <= level.size)
+
+
+def measure(target: Target) -> Peaks:
+    """The peaks of one target's instructions: the best of several tries each, since a peak is what can be had."""
+    gmacs, missing = {}, {}
+    library = open_library({"peak": peak.build(target)}, {}, target)
+    for number, kind in ((peak.BINARY, "binary"), (peak.FLOAT, "float32")):
+        gmacs[kind] = _arithmetic(library, number)
+    feature, attribute, intrinsic = _DOT.get(target.vector_bits, ("", "", ""))
+    if feature and feature in cpu.features():
+        able = dataclasses.replace(target, attributes=(*target.attributes, attribute))
+        run = bind(_dot(target.vector_bits, intrinsic), able, [aligned(16, "int32")])
+        gmacs["int8"] = _ITERATIONS * _CHAINS * target.vector_bits / 8 / best(run) / 1e9
+    else:
+        missing["int8"] = f"this CPU has no {feature or 'integer dot product'} for the vectors of {target.name}"
+    return Peaks(target.name, gmacs, tuple(_levels(target)), missing)
+
+
+def _arithmetic(library: ctypes.CDLL, kind: int) -> float:
+    done = ctypes.c_int64(0)
+
+    def run(times: int) -> None:
+        library.peak(ctypes.c_int32(kind), ctypes.c_int64(times * _ITERATIONS), ctypes.byref(done))
+
+    run(1)
+    return done.value / best(run) / 1e9
+
+
+def _dot(bits: int, intrinsic: str) -> tirx.PrimFunc:
+    """_CHAINS sums of products of four unsigned with four signed bytes a lane, `_ITERATIONS` times."""
+    lanes = bits // 32
+    with IRBuilder() as ib, T.prim_func():
+        result = arg("result", "int32")
+        everything = ramp(0, lanes)
+        factor = T.Bind(T.reinterpret(f"uint8x{4 * lanes}", splat(result[0], lanes)))
+        sums = [local("int32", lanes) for _ in range(_CHAINS)]
+        for number, total in enumerate(sums):
+            T.buffer_store(total, splat(tirx.const(number, "int32"), lanes), [everything])
+        with T.serial(0, _ITERATIONS):
+            for total in sums:
+                new = T.call_llvm_pure_intrin(f"int32x{lanes}", intrinsic, total[everything], factor, factor)
+                T.buffer_store(total, new, [everything])
+        total = sums[0][everything]
+        for other in sums[1:]:
+            total = T.bitwise_xor(total, other[everything])
+        T.buffer_store(result, total, [everything])
+    return ib.get()
+
+
+def _levels(target: Target) -> Iterator[Level]:
+    """The caches that Linux reports for this core, and main memory."""
+    for name, size in _caches():
+        yield Level(name, size, _copy_bandwidth(target, size // 4))
+    yield Level("memory", _MEMORY, _copy_bandwidth(target, _MEMORY_COPIED))
+
+
+def _caches() -> Iterator[tuple[str, int]]:
+    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        if (folder / "type").read_text().strip() != "Instruction":
+            size = (folder / "size").read_text().strip()
+            yield f"L{(folder / 'level').read_text().strip()}", int(size.rstrip("KM")) << (10 if "K" in size else 20)
+
+
+def _copy_bandwidth(target: Target, size: int) -> float:
+    """1e9 bytes a second, read and written, for a buffer of `size` bytes copied to another."""
+    source, to = aligned(size, "uint8"), aligned(size, "uint8")
+    source[...] = 1
+    return 2 * size / best(bind(_copy(target, size), target, [source, to])) / 1e9
+
+
+def _copy(target: Target, size: int) -> tirx.PrimFunc:
+    lanes = target.vector_bits // 32
+    with IRBuilder() as ib, T.prim_func():
+        T.func_attr({"tirx.noalias": True})
+        source, to = arg("source", "float32"), arg("to", "float32")
+        with T.serial(0, size // (4 * lanes * _UNROLLED)) as i:
+            for part in range(_UNROLLED):
+                at: Expr = (i * _UNROLLED + part) * lanes
+                T.buffer_store(to, source[ramp(at, lanes)], [ramp(at, lanes)])
+    return ib.get()

@@ -1,0 +1,117 @@
+"""Timing things in turns on one core: medians that meet whatever else the machine does alike.
+
+A turn in which the process had to wait for the core (other programs run, too) says nothing about the code, and shows
+as wall time beyond the thread's CPU time. Such turns are set aside; when too few are left, CPU times stand in.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+BLOCK_SECONDS = 0.002  # one thing's turn: shorter than the scheduler's time slices
+FEWEST_TURNS = 9
+MOST_TURNS = 2000
+PATIENCE = 3  # times the seconds asked for, while turns are being disturbed
+_WAITED = 1.02  # wall time over CPU time from which on a turn counts as disturbed
+
+Repeat = Callable[[int], object]  # runs the thing so many times
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn: seconds of wall time and of CPU time."""
+
+    wall: float
+    cpu: float
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether the core did something else meanwhile."""
+        return self.wall > _WAITED * self.cpu + 2e-6
+
+
+Timed = Callable[[int], Turn]
+
+
+@dataclass(frozen=True)
+class Median:
+    """Median time of one execution in microseconds. `clock` is "wall", or "cpu" where too few turns were quiet."""
+
+    us: float
+    turns: int
+    disturbed: int
+    clock: str
+    kind: str = "measured"
+
+
+def pin(core: int | None = None) -> int:
+    """Bind this process, and what it starts, to one core: `core`, or the last one it may use. Returns it."""
+    chosen = max(os.sched_getaffinity(0)) if core is None else core
+    os.sched_setaffinity(0, {chosen})
+    return chosen
+
+
+def timed(run: Repeat) -> Timed:
+    """`run`, with the clocks read around it."""
+
+    def turn(times: int) -> Turn:
+        wall, cpu = time.perf_counter(), time.thread_time()
+        run(times)
+        return Turn(time.perf_counter() - wall, time.thread_time() - cpu)
+
+    return turn
+
+
+def repeat(call: Callable[[], object]) -> Repeat:
+    """A loop around a call that is long enough not to notice it."""
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            call()
+
+    return run
+
+
+def calibrate(turn: Timed) -> int:
+    """How often a thing fits into about `BLOCK_SECONDS`; warms it up, too."""
+    turn(1)
+    times, taken = 1, turn(1).cpu
+    while taken < BLOCK_SECONDS / 2 and times < 1 << 30:
+        times = max(times * 2, min(times * 100, int(times * BLOCK_SECONDS / max(taken, 1e-7))))
+        taken = turn(times).cpu
+    return times
+
+
+def best(run: Repeat, tries: int = 40) -> float:
+    """Fewest seconds that one execution took, over several undisturbed turns."""
+    turn = timed(run)
+    times = calibrate(turn)
+    return min(turn(times).cpu for _ in range(tries)) / times
+
+
+def medians(turns: Mapping[str, Timed], *, seconds: float) -> dict[str, Median]:
+    """Medians of things that take turns, each for `seconds` in all and `FEWEST_TURNS` turns at least."""
+    times = {name: calibrate(turn) for name, turn in turns.items()}
+    taken: dict[str, list[Turn]] = {name: [] for name in turns}
+    while waiting := [name for name in turns if not _enough(taken[name], seconds)]:
+        for name in waiting:
+            turns[name](1)  # refills the caches that the others have used
+            taken[name].append(turns[name](times[name]))
+    return {name: _median(blocks, times[name]) for name, blocks in taken.items()}
+
+
+def _enough(taken: list[Turn], seconds: float) -> bool:
+    quiet = [turn for turn in taken if not turn.disturbed]
+    if len(taken) >= MOST_TURNS or (len(taken) >= FEWEST_TURNS and sum(t.wall for t in taken) > PATIENCE * seconds):
+        return True
+    return len(quiet) >= FEWEST_TURNS and sum(turn.wall for turn in quiet) >= seconds
+
+
+def _median(taken: list[Turn], times: int) -> Median:
+    quiet = [turn.wall for turn in taken if not turn.disturbed]
+    enough = len(quiet) >= FEWEST_TURNS
+    middle = float(np.median(quiet if enough else [turn.cpu for turn in taken]))
+    return Median(middle / times * 1e6, len(taken), len(taken) - len(quiet), "wall" if enough else "cpu")

@@ -1,0 +1,98 @@
+"""Popcounts in byte lanes, for machines that count the bits of bytes (NEON's cnt, a pshufb table on x86).
+
+A lane is one output channel. One byte of the window is broadcast, xor-ed with `vectors` vectors of weights, counted,
+and added to a tile of `pixels` x `vectors` byte accumulators. A byte holds at most 31 counts of at most 8, so the tile
+is flushed into 16 bits before it can pass 255.
+
+Neighbouring output pixels share columns of the input. The columns of one row of the window are broadcast once and used
+under every tap that reaches them: a broadcast takes a slot of the vector pipes on most ARM cores, and for a 3x3 window
+there are then (pixels + 2) instead of 3 * pixels of them.
+"""
+
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from bnncc.kernels.registers import Buffer, Expr, cast, load, local, ramp, splat
+from bnncc.targets.target import Tile
+
+_FLUSH = 31  # additions of at most 8 that a byte lane can hold
+_COLUMNS = 4  # of the window, whose broadcasts are kept in registers side by side
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one output value counts: `words` bytes at each tap of a `kernel` of rows and columns.
+
+    row, column: bytes in the input from a tap to the one below and to the one on its right. pixel: bytes from an output
+    pixel's window to the next one's.
+    """
+
+    kernel: tuple[int, int]
+    words: int
+    row: int
+    column: int
+    pixel: int
+
+
+def accumulate(
+    window: Window, tile: Tile, lanes: int, bits: Buffer, at: Expr, weights: Buffer, weights_at: Expr
+) -> list[Buffer]:
+    """Counts of `tile.pixels` pixels, the first one's window starting at `bits[at]`, by `tile.vectors` vectors of
+    weights from `weights[weights_at]` on: pixel p, vector v is number p * vectors + v."""
+    rows, columns = window.kernel
+    total = rows * columns * window.words
+    everything = ramp(0, lanes)
+    narrow = _zeros(tile.pixels * tile.vectors, "uint8", lanes)
+
+    def count(row: Expr, first: int, end: int, word: Expr) -> None:
+        """One word of each of the taps from column `first` to before `end` of one row of the window."""
+        here = T.Bind(at + row * window.row + word)
+        steps = {p * window.pixel + j * window.column for p in range(tile.pixels) for j in range(first, end)}
+        values = {step: T.Bind(splat(bits[here + step], lanes)) for step in sorted(steps)}
+        row_at = T.Bind(weights_at + (row * (columns * window.words) + word) * lanes)
+        for j in range(first, end):
+            for v in range(tile.vectors):
+                factor = load(weights, row_at + (v * total + j * window.words) * lanes, lanes)
+                # Step by step over all pixels: in-order cores run best when dependent instructions lie apart.
+                mixed = [T.Bind(values[p * window.pixel + j * window.column] ^ factor) for p in range(tile.pixels)]
+                counts = [T.Bind(T.popcount(bit)) for bit in mixed]
+                for p, ones in enumerate(counts):
+                    into = narrow[p * tile.vectors + v]
+                    T.buffer_store(into, into[everything] + ones, [everything])
+
+    parts = [(first, min(first + _COLUMNS, columns)) for first in range(0, columns, _COLUMNS)]
+    if total <= _FLUSH:
+        with T.serial(0, rows) as row:
+            for first, end in parts:
+                with T.serial(0, window.words) as word:
+                    count(row, first, end, word)
+        return narrow
+    # 16 bits hold the popcount of a window of up to 65,535 bits.
+    wide_type = "uint16" if 8 * total < 1 << 16 else "uint32"
+    wide = _zeros(len(narrow), wide_type, lanes)
+
+    def run(row: Expr, first: int, end: int, word: Expr, words: int) -> None:
+        with T.serial(0, words) as i:
+            count(row, first, end, word + i)
+        for small, large in zip(narrow, wide, strict=True):
+            T.buffer_store(large, large[everything] + cast(small[everything], wide_type, lanes), [everything])
+            T.buffer_store(small, splat(tirx.const(0, "uint8"), lanes), [everything])
+
+    with T.serial(0, rows) as row:
+        for first, end in parts:
+            chunks = -(-window.words // (_FLUSH // (end - first)))
+            size = -(-window.words // chunks)
+            with T.serial(0, window.words // size) as chunk:
+                run(row, first, end, chunk * size, size)
+            if window.words % size:
+                run(row, first, end, tirx.const(window.words // size * size, "int32"), window.words % size)
+    return wide
+
+
+def _zeros(count: int, dtype: str, lanes: int) -> list[Buffer]:
+    made = [local(dtype, lanes) for _ in range(count)]
+    for one in made:
+        T.buffer_store(one, splat(tirx.const(0, dtype), lanes), [ramp(0, lanes)])
+    return made
