@@ -69,7 +69,7 @@ def open_library(
 ) -> ctypes.CDLL:
     """A library of all of them. `callers` are objects of their own, so that nothing of `functions` is inlined there."""
     objects = [compile_object(part, target) for part in (functions, callers) if part]
-    library = link([*objects, _memory_functions(target)], exports=(*functions, *callers))
+    library = link([*objects, _memory_functions(target)], target, exports=(*functions, *callers))
     # A file of its own name: the dynamic linker takes a path it has seen for the library it has loaded.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.so"

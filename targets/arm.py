@@ -1,17 +1,31 @@
-"""64-bit ARM: NEON counts the bits of sixteen bytes in one instruction (cnt), so lanes are bytes."""
+"""64-bit ARM with NEON: any ARMv8-A board, and the cores of the Raspberry Pi 3, 4 and 5.
 
-from bnncc.targets.target import Target, Tile, Work, best_tile
+All of them run the code for `arm`; the others only order instructions for their core. Cortex-A53 issues in order, so
+for it that order decides, and tiles are small enough to spill nothing.
+"""
+
+import dataclasses
+
+from bnncc.targets.neon import binary_tile, float_tile
+from bnncc.targets.target import Target, Tile, Work
 
 # (pixels, vectors) within the 32 registers of 128 bits, best first.
-_BINARY = ((4, 4), (2, 4), (4, 2), (7, 2), (8, 1), (4, 1), (1, 8), (2, 1))
+_BINARY = ((4, 4), (2, 8), (7, 2), (2, 4), (4, 2), (8, 1), (1, 8), (4, 1), (1, 4))
+_BINARY_A53 = ((7, 2), (3, 4), (2, 4), (4, 2), (7, 1), (1, 8), (4, 1), (1, 4))
+_BINARY_A53_1X1 = ((3, 4), (2, 4), (1, 8), (4, 2), (4, 1), (1, 4))  # more pixels would spill their broadcasts
 _FLOAT = ((4, 4), (6, 4), (7, 2), (8, 2), (2, 8), (1, 8), (4, 2))
 
 
-def neon(work: Work) -> Tile | None:
-    """16 channels a vector for popcounts, 4 for floats, whose vectors the kernels take in pairs."""
+def out_of_order(work: Work) -> Tile | None:
+    """For cores that order instructions themselves."""
+    return binary_tile(work, _BINARY) if work.kind == "xnor_conv2d" else float_tile(work, _FLOAT)
+
+
+def in_order(work: Work) -> Tile | None:
+    """For Cortex-A53."""
     if work.kind == "xnor_conv2d":
-        return best_tile(work, 16, _BINARY)
-    return best_tile(work, 4, _FLOAT)
+        return binary_tile(work, _BINARY_A53 if work.columns > 1 else _BINARY_A53_1X1, weight_load=1.0)
+    return float_tile(work, _FLOAT)
 
 
 ARM = Target(
@@ -24,5 +38,21 @@ ARM = Target(
     features=("asimd",),
     vector_bits=128,
     lane_bits=8,
-    rules=(neon,),
+    rules=(out_of_order,),
+)
+RPI3 = dataclasses.replace(
+    ARM,
+    name="rpi3",
+    description="Raspberry Pi 3 and Zero 2 W, 64-bit (Cortex-A53)",
+    cpu="cortex-a53",
+    rules=(in_order,),
+)
+RPI_ZERO2W = dataclasses.replace(RPI3, name="rpi-zero2w", description="Raspberry Pi Zero 2 W, 64-bit (as rpi3)")
+RPI4 = dataclasses.replace(ARM, name="rpi4", description="Raspberry Pi 4, 64-bit (Cortex-A72)")
+RPI5 = dataclasses.replace(
+    ARM,
+    name="rpi5",
+    description="Raspberry Pi 5, 64-bit (Cortex-A76 with dot product)",
+    cpu="cortex-a76",
+    features=("asimd", "asimddp", "atomics"),
 )

@@ -11,12 +11,14 @@ class Work:
     kind: "xnor_conv2d", "conv2d" or "dense".
     width: output pixels in one row; channels: output channels of one group.
     reduction: words (binary) or floats read per output value.
+    columns: taps in one row of the window, whose input neighbouring pixels share.
     """
 
     kind: str
     width: int
     channels: int
     reduction: int
+    columns: int = 1
 
 
 @dataclass(frozen=True)

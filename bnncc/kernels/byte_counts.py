@@ -9,6 +9,7 @@ under every tap that reaches them: a broadcast takes a slot of the vector pipes 
 there are then (pixels + 2) instead of 3 * pixels of them.
 """
 
+import math
 from dataclasses import dataclass
 
 from tvm import tirx
@@ -18,6 +19,7 @@ from bnncc.kernels.registers import Buffer, Expr, cast, load, local, ramp, splat
 from bnncc.targets.target import Tile
 
 _FLUSH = 31  # additions of at most 8 that a byte lane can hold
+_UNROLL = 16  # sums of one word each that are written out one by one at least, to save on the loop around them
 _COLUMNS = 4  # of the window, whose broadcasts are kept in registers side by side
 
 
@@ -43,7 +45,7 @@ def accumulate(
     weights from `weights[weights_at]` on: pixel p, vector v is number p * vectors + v."""
     rows, columns = window.kernel
     total = rows * columns * window.words
-    everything = ramp(0, lanes)
+    everything, zero = ramp(0, lanes), tirx.const(0, "int32")
     narrow = _zeros(tile.pixels * tile.vectors, "uint8", lanes)
 
     def count(row: Expr, first: int, end: int, word: Expr) -> None:
@@ -62,20 +64,25 @@ def accumulate(
                     into = narrow[p * tile.vectors + v]
                     T.buffer_store(into, into[everything] + ones, [everything])
 
+    def count_all(row: Expr, first: int, end: int, word: Expr, words: int) -> None:
+        """`words` words from `word` on."""
+        unrolled = math.gcd(words, max(1, _UNROLL // (len(narrow) * (end - first))))
+        with T.serial(0, words // unrolled) as i:
+            for part in range(unrolled):
+                count(row, first, end, word + (i * unrolled + part))
+
     parts = [(first, min(first + _COLUMNS, columns)) for first in range(0, columns, _COLUMNS)]
     if total <= _FLUSH:
         with T.serial(0, rows) as row:
             for first, end in parts:
-                with T.serial(0, window.words) as word:
-                    count(row, first, end, word)
+                count_all(row, first, end, zero, window.words)
         return narrow
     # 16 bits hold the popcount of a window of up to 65,535 bits.
     wide_type = "uint16" if 8 * total < 1 << 16 else "uint32"
     wide = _zeros(len(narrow), wide_type, lanes)
 
     def run(row: Expr, first: int, end: int, word: Expr, words: int) -> None:
-        with T.serial(0, words) as i:
-            count(row, first, end, word + i)
+        count_all(row, first, end, word, words)
         for small, large in zip(narrow, wide, strict=True):
             T.buffer_store(large, large[everything] + cast(small[everything], wide_type, lanes), [everything])
             T.buffer_store(small, splat(tirx.const(0, "uint8"), lanes), [everything])

@@ -48,7 +48,7 @@ def _binary(target: Target, iterations: Expr, done: Buffer) -> None:
 def _float(target: Target, iterations: Expr, done: Buffer) -> None:
     lanes, words = target.float_lanes, target.vector_bits // 64
     # 0 or 2^-30: values stay what they are, no infinities, no denormals.
-    bit = T.cast(T.bitwise_and(done[0], tirx.const(1, "int64")), "float32")
+    bit = T.cast(T.cast(T.bitwise_and(done[0], tirx.const(1, "int64")), "int32"), "float32")
     factor = T.Bind(splat(bit * tirx.const(2.0**-30, "float32"), lanes))
     chains = [local("float32", lanes) for _ in range(_CHAINS[FLOAT])]
     for number, chain in enumerate(chains):

@@ -73,7 +73,8 @@ def arrange_weights(weights: npt.NDArray[np.uint8], groups: int, target: Target)
 def build(shape: Shape, epilogue: ep.Epilogue, target: Target) -> tirx.PrimFunc:
     """The kernel: (bits, weights, offset, row_class, col_class, *epilogue params, *outputs) -> 0."""
     lanes, out = target.popcount_lanes, shape.output
-    tile = target.tile(Work("xnor_conv2d", out.width, shape.group_channels, shape.words // target.word_bytes))
+    reduction = shape.words // target.word_bytes
+    tile = target.tile(Work("xnor_conv2d", out.width, shape.group_channels, reduction, shape.kernel[1]))
     word = f"uint{target.lane_bits}"
     blocks = -(-shape.group_channels // lanes)
     with IRBuilder() as ib, T.prim_func():
@@ -146,9 +147,8 @@ def _accumulate(
             shape.kernel,
             words,
             shape.dilations[0] * shape.in_width * pixel_words,
-            pixel_words,
-            shape.strides[1],
-            shape.dilations[1],
+            shape.dilations[1] * pixel_words,
+            shape.strides[1] * pixel_words,
         )
         at = T.Bind(in_base * pixel_words + group * words)
         tile = Tile(pixels, vectors)
