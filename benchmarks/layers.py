@@ -98,7 +98,13 @@ def binary_convolution(
 
 def _residual(out: ep.Geometry, target: Target) -> tuple[ep.Epilogue, tuple[Array, ...]]:
     """Batch norm, + residual, PReLU; float32, and packed signs with a border of one pixel."""
-    value, param = (lambda i: ep.Operand("value", i)), (lambda i: ep.Operand("param", i))
+
+    def value(i: int) -> ep.Operand:
+        return ep.Operand("value", i)
+
+    def param(i: int) -> ep.Operand:
+        return ep.Operand("param", i)
+
     channel = ep.Param("channel", "float32")
     steps = (
         ep.Step("astype", (value(0),)),
@@ -193,9 +199,7 @@ def pooling(kind: str, channels: int, extent: int, kernel: int, stride: int, pad
     """On an input of `extent` rows and columns."""
     size = (extent + 2 * pad - kernel) // stride + 1
     out = ep.Geometry(1, size, size, channels)
-    shape = pool2d.Shape(
-        out, extent, extent, (kernel, kernel), (stride, stride), (pad, pad, pad, pad), kind=kind
-    )
+    shape = pool2d.Shape(out, extent, extent, (kernel, kernel), (stride, stride), (pad, pad, pad, pad), kind=kind)
     name = f"{kind} pool {kernel}x{kernel} s{stride} {channels} @{size}"
     built = pool2d.build(shape, ep.Epilogue(), target)
     return _case(name, 0, out, ep.Epilogue(), (_floats(1, extent, extent, channels),), built)

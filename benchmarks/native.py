@@ -64,9 +64,7 @@ def bind(kernel: tirx.PrimFunc, target: Target, arrays: Sequence[Array]) -> Boun
     return Bound(library.loop, tuple(ctypes.c_void_p(array.ctypes.data) for array in kept), tuple(kept))
 
 
-def open_library(
-    functions: dict[str, tirx.PrimFunc], callers: dict[str, tirx.PrimFunc], target: Target
-) -> ctypes.CDLL:
+def open_library(functions: dict[str, tirx.PrimFunc], callers: dict[str, tirx.PrimFunc], target: Target) -> ctypes.CDLL:
     """A library of all of them. `callers` are objects of their own, so that nothing of `functions` is inlined there."""
     objects = [compile_object(part, target) for part in (functions, callers) if part]
     library = link([*objects, _memory_functions(target)], target, exports=(*functions, *callers))

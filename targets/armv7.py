@@ -31,4 +31,5 @@ ARMV7 = Target(
     lane_bits=8,
     rules=(neon,),
     float_abi="hard",
+    pointer_bits=32,
 )

@@ -40,6 +40,7 @@ class Target:
     triple, cpu, attributes: what LLVM is told. features: names as /proc/cpuinfo gives them, checked before loading.
     vector_bits: width of the vectors that the kernels use. lane_bits: width of a popcount lane: 64 where the machine
     counts the bits of 64-bit lanes in one instruction, 8 where it counts bytes (and sums are flushed to 16 bits).
+    pointer_bits: width of an address, and of the size that memset and memcpy take.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Target:
     lane_bits: int
     rules: tuple[Rule, ...]
     float_abi: str = ""
+    pointer_bits: int = 64
 
     @property
     def machine(self) -> str:

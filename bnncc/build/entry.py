@@ -41,8 +41,8 @@ def build_entry(calls: Sequence[KernelCall], inputs: int, outputs: int, constant
     functions = {
         "bnncc_run": _entry(calls, inputs, outputs, constants, stepping=False),
         "bnncc_step": _entry(calls, inputs, outputs, constants, stepping=True),
-        "memset": _memset(),
-        "memcpy": _memcpy(),
+        "memset": _memset(target),
+        "memcpy": _memcpy(target),
     }
     return compile_object(functions, target, imports=_constants_as_llvm(constants))
 
@@ -76,24 +76,24 @@ def _entry(
     return ib.get()
 
 
-def _memset() -> tirx.PrimFunc:
+def _memset(target: Target) -> tirx.PrimFunc:
     """LLVM writes loops that fill memory as calls of memset; a library that needs no other has its own. (LLVM knows
     the names memset and memcpy and does not turn their loops into calls of themselves.)"""
     with IRBuilder() as ib, T.prim_func():
         to = T.arg("to", T.buffer((1,), "uint8"))
         value = T.arg("value", T.int32())
-        size = T.arg("size", T.int64())
-        with T.serial(tirx.const(0, "int64"), size) as i:
+        size = T.arg("size", T.int64() if target.pointer_bits == 64 else T.int32())
+        with T.serial(tirx.const(0, f"int{target.pointer_bits}"), size) as i:
             T.buffer_store(to, T.cast(value, "uint8"), [i])
     return ib.get()
 
 
-def _memcpy() -> tirx.PrimFunc:
+def _memcpy(target: Target) -> tirx.PrimFunc:
     with IRBuilder() as ib, T.prim_func():
         to = T.arg("to", T.buffer((1,), "uint8"))
         source = T.arg("source", T.buffer((1,), "uint8"))
-        size = T.arg("size", T.int64())
-        with T.serial(tirx.const(0, "int64"), size) as i:
+        size = T.arg("size", T.int64() if target.pointer_bits == 64 else T.int32())
+        with T.serial(tirx.const(0, f"int{target.pointer_bits}"), size) as i:
             T.buffer_store(to, source[i], [i])
     return ib.get()
 

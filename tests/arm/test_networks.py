@@ -12,13 +12,15 @@ from tests import networks
 from tests.arm.emulate import needs_qemu, run
 
 NETWORKS = ("digits_net", "bireal_resnet20", "vgg_small", "quicknet", "reactnet18", "bireal_resnet18")
-slow = [name if name == "digits_net" else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
+CASES = [("digits_net", name) for name in ("arm", "rpi3", "rpi5", "armv7")] + [
+    pytest.param(name, target, marks=pytest.mark.slow) for name in NETWORKS[1:] for target in ("arm", "rpi3", "armv7")
+]
 
 
-@needs_qemu
-@pytest.mark.parametrize("name", slow)
-def test_the_same_bits_as_on_x86(name: str, exported: Callable[[str], Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "target"), CASES)
+def test_the_same_bits_as_on_x86(name: str, target: str, exported: Callable[[str], Path], tmp_path: Path) -> None:
     """Everything that is binarised has the same sign, every sum of a binary layer is equal."""
+    needs_qemu(target)
     avx2 = targets.find("x86-avx2")
     if cpu.machine() != avx2.machine or not cpu.features().issuperset(avx2.features):
         pytest.skip("this machine does not run x86-avx2")
@@ -28,7 +30,7 @@ def test_the_same_bits_as_on_x86(name: str, exported: Callable[[str], Path], tmp
     inputs = networks.random_input(model, seed=2)
     expected = bnncc.load(bnncc.compile(path, "x86-avx2"))(inputs)
     names = [output.name for output in model.graph.output]
-    found = dict(zip(names, run(path, tmp_path, *inputs.values()), strict=True))
+    found = dict(zip(names, run(path, tmp_path, *inputs.values(), target=target), strict=True))
     for node in model.graph.node:
         if node.domain != networks.DOMAIN:
             continue
