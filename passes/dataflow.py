@@ -1,7 +1,7 @@
 """What every pass here does to a function: walk its one dataflow block, binding by binding, and build it anew.
 
-The importer gives `main` one block, every value bound to a variable; passes keep it so. A function of another form is
-returned as it is.
+The importer gives `main` one block, every value bound to a variable, every tensor of fixed shape; passes keep it so. A
+function of another form is returned as it is.
 """
 
 from __future__ import annotations
@@ -107,10 +107,11 @@ def replace(value: Any, mapping: dict[Any, Any]) -> Any:
 
 
 def one_block(function: relax.Function) -> Any:
-    """The function's dataflow block if it has exactly one block, else None."""
+    """The function's dataflow block if it has exactly one block, and parameters of fixed shape; else None."""
     body = function.body
     blocks = body.blocks if isinstance(body, relax.SeqExpr) else []
-    return blocks[0] if len(blocks) == 1 and isinstance(blocks[0], relax.DataflowBlock) else None
+    is_static = all(has_static_shape(parameter) for parameter in function.params)
+    return blocks[0] if is_static and len(blocks) == 1 and isinstance(blocks[0], relax.DataflowBlock) else None
 
 
 def attributes(function: relax.Function) -> dict[str, Any]:

@@ -164,7 +164,10 @@ class _Grouping:
             if unit in seen:
                 continue
             seen.add(unit)
-            for member in self.members.get(unit, [unit]):
+            members = self.members.get(unit, [unit])
+            if members[-1] < group:
+                continue  # all of it was computed before the group begins
+            for member in members:
                 waiting += [self.unit(read) for read in self.reads(member)]
         return False
 

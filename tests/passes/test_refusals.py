@@ -16,7 +16,7 @@ from bnncc.passes.fold_thresholds import FoldThresholds
 from bnncc.passes.fuse_epilogue import FuseEpilogue
 from bnncc.passes.lower_to_xnor import LowerToXnor
 from bnncc.passes.sign_before_max_pool import SignBeforeMaxPool
-from tests.irtest import build, evaluate, parse, transform
+from tests.irtest import build, evaluate, transform
 
 RNG = np.random.default_rng(0)
 IMAGE = np.zeros((1, 4, 4, 8), np.float32)
@@ -84,22 +84,6 @@ def test_scale_below_one_after_integers_is_dropped() -> None:
 def test_sign_of_other_binary_values() -> None:
     module = build(chained(lambda x: binarize.call(x, 1), lambda x: binarize.call(x, 0)), [IMAGE])
     assert_left(DropRepeatedSign(), module, "to other values")
-
-
-def test_symbolic_batch_is_kept() -> None:
-    """A pass that needs no shape works with a symbolic one; one that needs it leaves the call alone."""
-    module = parse("""
-        @R.function
-        def main(x: R.Tensor(("n", 4), "float32")):
-            n = T.int64()
-            with R.dataflow():
-                y = R.bnncc.binarize(x, 0, 0.0)
-                z = R.bnncc.binarize(y, 0, 0.0)
-                w = R.nn.relu(z)
-                R.output(w)
-            return w
-    """)
-    assert transform(module, DropRepeatedSign()).script().count("binarize") == 1
 
 
 # --- batch norm ---
