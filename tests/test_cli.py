@@ -267,6 +267,21 @@ def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(bnncc_command("targets").exception, ZeroDivisionError)
 
 
+@pytest.mark.parametrize(("module", "extra"), [("tvm.relax", "compile"), ("onnx", "compile"), ("rich", "cli")])
+def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, extra: str) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr("bnncc.compiler.compile", missing)
+    fails("compile", tmp_path / "toy.onnx", "--target", "native", says=f"pip install 'bnncc[{extra}]'")
+
+
+def test_without_click_the_command_says_what_to_install() -> None:
+    script = "import sys; sys.modules['click'] = None; import bnncc.cli"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "error: click is not installed; pip install 'bnncc[cli]'\n")
+
+
 def test_output_is_plain_when_piped() -> None:
     done = subprocess.run([sys.executable, "-m", "bnncc", "targets"], capture_output=True, text=True, check=True)
     assert "\x1b" not in done.stdout

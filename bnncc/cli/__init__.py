@@ -6,17 +6,24 @@ Exit codes: 0 done, 1 an error in the input, 2 wrong usage, 3 a budget or accura
 
 import importlib
 
-import click
-
 from bnncc import __version__
 from bnncc.errors import BnnccError
+
+try:
+    import click
+except ModuleNotFoundError:
+    # `pip install bnncc` brings this command along, but not what it needs.
+    raise SystemExit("error: click is not installed; pip install 'bnncc[cli]'") from None
 
 # Each has a module of its name in this package, which holds it as `command`.
 COMMANDS = ("compile", "run", "bench", "inspect", "targets", "doctor")
 
+# Packages that a command may find missing, and the extra of ours that brings each.
+EXTRAS = {"rich": "cli", "tvm": "compile", "tvm_ffi": "compile", "onnx": "compile", "ziglang": "compile"}
+
 
 class Commands(click.Group):
-    """Loads a command's module when it is called for, and ends a BnnccError in one line and its exit code."""
+    """Loads a command's module when it is called for; a BnnccError ends in one line and its exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order in which one uses them."""
@@ -36,6 +43,12 @@ class Commands(click.Group):
         except BnnccError as error:
             click.echo(f"error: {error}", err=True)
             ctx.exit(error.exit_code)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package not in EXTRAS:
+                raise
+            click.echo(f"error: {package} is not installed; pip install 'bnncc[{EXTRAS[package]}]'", err=True)
+            ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(130)
