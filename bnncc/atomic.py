@@ -39,3 +39,15 @@ def write(path: str | os.PathLike[str], data: bytes) -> None:
         raise OptionError(
             f"{path}: cannot be written: {error.strerror}; name a file in a folder you can write to"
         ) from error
+
+
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """Make a folder and those above it, where they are missing.
+
+    Raises:
+        OptionError: it cannot be made.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"{path}: is no folder and cannot be made one: {error.strerror}; name another") from error

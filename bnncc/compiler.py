@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bnncc import __version__, targets
+from bnncc import __version__, atomic, targets
 from bnncc.artifact import FORMAT, Artifact, Layer, Manifest, PassRecord, Tensor
 from bnncc.targets.target import Target
 
@@ -41,7 +41,7 @@ def compile(
 
     Raises:
         ModelError: the file is damaged, or holds what cannot be compiled.
-        OptionError: no such target.
+        OptionError: no such target, or a dump_ir that cannot be written.
     """
     from bnncc.build.assemble import assemble
     from bnncc.build.link import link
@@ -91,6 +91,8 @@ def lower(
     from bnncc.frontend.importer import from_onnx
     from bnncc.passes import pipeline
 
+    if dump_ir:
+        atomic.make_folder(dump_ir)
     imported = from_onnx(model, shapes or {})
     module, records = imported.module, []
     steps = pipeline(target)
@@ -104,9 +106,7 @@ def lower(
             PassRecord(step.info.name, seconds, getattr(step, "rewrites", 0), tuple(getattr(step, "skipped", ())))
         )
         if dump_ir:
-            folder = Path(dump_ir)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{number:03}_{step.info.name}.py").write_text(module.script())
+            atomic.write(Path(dump_ir) / f"{number:03}_{step.info.name}.py", module.script().encode())
     return imported, select(module, target), tuple(records)
 
 

@@ -137,6 +137,10 @@ def test_bad_arguments_of_compile(tmp_path: Path) -> None:
     fails("compile", model, "--target", "native", "-o", model, says="is the input")
     fails("compile", model, "--target", "native", "--shape", "other=1,3", says="other")
     fails("compile", model, "--target", "native", "-o", tmp_path / "no" / "toy.bnn", says="cannot be written")
+    fails("compile", model, "--target", "native", "-o", tmp_path, says="cannot be written")
+    fails("compile", model, "--target", "native", "-o", "", says="cannot be written")
+    fails("compile", model, "--target", "native", "--dump-ir", model, says="is no folder and cannot be made one")
+    fails("compile", "", "--target", "native", says="cannot be read")
     assert [path.name for path in tmp_path.iterdir()] == ["toy.onnx"]
 
 

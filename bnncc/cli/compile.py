@@ -26,8 +26,8 @@ def command(
       bnncc compile net.onnx --target arm --shape x=1,3,224,224 -o net.arm.bnn
     """
     shapes = output.parse_shapes(shape)
-    path = Path(out) if out else Path(model).with_suffix(".bnn")
-    output.not_the_same(model, str(path))
+    path = Path(out) if out is not None else Path(model).parent / f"{Path(model).stem}.bnn"
+    output.check_output(path, model)
     from bnncc import compiler
 
     start = time.perf_counter()

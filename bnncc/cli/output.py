@@ -91,7 +91,9 @@ shape_option = click.option(
 )
 
 
-def not_the_same(source: str, output: str) -> None:
-    """Refuse to write a result over what it was made from."""
-    if Path(source).resolve() == Path(output).resolve():
+def check_output(output: Path, *sources: str) -> None:
+    """Before the work: is there a folder for the result, and is the result none of what it is made from?"""
+    if not output.parent.is_dir():
+        raise OptionError(f"{output}: cannot be written: there is no folder {output.parent}; make it or name another")
+    if output.resolve() in {Path(source).resolve() for source in sources}:
         raise OptionError(f"{output}: is the input; name another file for the output")

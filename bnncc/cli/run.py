@@ -1,5 +1,7 @@
 """bnncc run."""
 
+from pathlib import Path
+
 import click
 
 from bnncc.cli import output
@@ -19,8 +21,7 @@ def command(artifact: str, source: str, out: str, json_file: str | None) -> None
     Example:
       bnncc run net.bnn -i x.npz -o y.npz
     """
-    for path in (artifact, source):
-        output.not_the_same(path, out)
+    output.check_output(Path(out), artifact, source)
     import bnncc
     from bnncc import npz
 
