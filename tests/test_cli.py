@@ -113,10 +113,10 @@ def damaged(content: bytes) -> bytes:
         (b"", "toy.onnx"),
         (b"this is no protobuf", "toy.onnx"),
         (damaged(toys.add_and_relu()), "toy.onnx"),
-        (toys.one_node("Nonsense", "elsewhere"), "Nonsense"),
+        (toys.one_node("Nonsense", "bnncc"), "Nonsense"),
         (toys.add_and_relu(("batch", 3)), "left"),
-        (toys.batch_norm(scale=float("nan")), "bn"),
-        (toys.convolution_of_other_channels(), "the_conv"),
+        (toys.batch_norm(scale=float("nan")), "node 'y' (ai.onnx.BatchNormalization)"),
+        (toys.convolution_of_other_channels(), "node 'y' (ai.onnx.Conv)"),
     ],
     ids=["empty", "text", "truncated", "unknown operator", "dynamic", "nan", "channels"],
 )
