@@ -45,8 +45,8 @@ After::
             R.output(z, b)
         return (z, b)
 
-Leaves alone: operators it does not know (softmax, concat, permute_dims, ...), which TVM lowers one by one, and operands
-that broadcast over pixels.
+Leaves alone: operators it does not know (softmax, concat, permute_dims, ...), which TVM lowers one by one, operands
+that broadcast over pixels, and packing into groups of channels that do not start at bytes, which is done afterwards.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ from typing import Any
 import tvm
 from tvm import relax
 
-from bnncc.ops import spans
+from bnncc import bitpack
+from bnncc.kernels.epilogue import BitLayout, can_pack
+from bnncc.ops import pack, spans, threshold, xnor_conv2d
 from bnncc.passes import dataflow
 from bnncc.passes.elementwise import MEANINGS, is_per_channel
 
@@ -141,11 +143,23 @@ class _Grouping:
         sources = {self.position[v] for v in operands if v in self.position}
         for group in sorted({self.group_of[s] for s in sources if s in self.group_of}, reverse=True):
             outside = [s for s in sources if self.unit(s) != group]
-            if self._extents(group) == extents and not any(self._depends(s, group) for s in outside):
+            fits = self._extents(group) == extents and (name not in PACKING or self._packs(group, value))
+            if fits and not any(self._depends(s, group) for s in outside):
                 self._join(index, group)
                 return
         if name != "astype":
             self._begin(index, "none")
+
+    def _packs(self, group: int, value: Any) -> bool:
+        """Whether the group's kernel can pack into this layout from registers. A layout whose groups of channels do
+        not start at bytes gets a kernel of its own."""
+        anchor = self.bindings[group].value
+        groups, word_bytes = (pack if dataflow.name(value) == "bnncc.pack" else threshold).parameters(value)
+        channels = dataflow.shape(value.args[0])[-1]
+        layout = BitLayout(channels, groups, bitpack.packed_bytes(channels // groups, word_bytes))
+        if dataflow.name(anchor) == "bnncc.xnor_conv2d":
+            return can_pack(layout, xnor_conv2d.parameters(anchor).groups)
+        return can_pack(layout, int(anchor.attrs.groups) if dataflow.name(anchor) == "nn.conv2d" else 1)
 
     def _extents(self, group: int) -> tuple[int, ...] | None:
         """The shape of a group's results before packing; None for a group of packed bits alone."""

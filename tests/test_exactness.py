@@ -50,3 +50,21 @@ def test_ties_after_batch_norm_that_others_read(tail: str) -> None:
         binary("BinaryConv", ["t", "v"], "y", **CONV),
     ]
     assert_equal(model(nodes, {**weights, **norm, **slope}, x.shape, outputs=("y", "z")), x)
+
+
+def test_groups_that_do_not_fill_bytes() -> None:
+    """A depthwise and a grouped layer, four channels a group: their bits cannot be packed from registers."""
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((2, 16, 9, 7)).astype(np.float32)
+    weights = {
+        "w": bitpack.pack(rng.integers(0, 2, (16, 1, 1)).astype(bool)),
+        "v": bitpack.pack(rng.integers(0, 2, (24, 1, 4)).astype(bool)),
+    }
+    nodes = [
+        binary("Binarize", ["x"], "s"),
+        binary("BinaryConv", ["s", "w"], "a", **CONV | {"channels": 1, "group": 16}),
+        node("Add", ["a", "x"], "b"),
+        binary("Binarize", ["b"], "t"),
+        binary("BinaryConv", ["t", "v"], "y", **CONV | {"channels": 4, "group": 4, "pads": [1] * 4, "pad_value": -1.0}),
+    ]
+    assert_equal(model(nodes, weights, x.shape, outputs=("b", "y")), x)

@@ -15,6 +15,7 @@ from bnncc.kernels import epilogue as ep
 from bnncc.ops import arguments, pack, pad_bits, threshold
 
 Array = npt.NDArray[np.generic]
+_LEAST = float(np.nextafter(np.float32(0), np.float32(1)))
 # What an argument of a fused function is in the caller: the name of a value, or a constant.
 Source = str | Array
 
@@ -91,7 +92,11 @@ class Collector:
         if name == "nn.leakyrelu":
             return ep.Step("prelu", (self._operand(first), _scalar(float(call.attrs.alpha))))
         if name == "bnncc.pack":
-            return ep.Step("pack", (self._operand(first), self._operand(call.args[1])))
+            limit = self._operand(call.args[1])
+            # x > 0 is written x >= the least positive float, which 32-bit ARM would take for 0.
+            if limit.kind == "scalar" and limit.scalar == _LEAST:
+                return ep.Step("above", (self._operand(first), _scalar(0.0)))
+            return ep.Step("pack", (self._operand(first), limit))
         if name == "bnncc.threshold":
             low, high = self._operand(call.args[1]), self.resolve(call.args[2])
             if isinstance(high, np.ndarray) and (high == np.iinfo(np.int32).max).all():

@@ -134,6 +134,8 @@ def _compute(step: Step, args: list[Expr], lanes: int) -> Expr:
         return cast(a, "float32", lanes)
     if step.op == "pack":
         return a >= args[1]
+    if step.op == "above":
+        return a > args[1]
     if step.op == "threshold":
         return T.bitwise_and(a >= args[1], a <= args[2])
     if step.op == "at_least":
@@ -190,7 +192,7 @@ def emit(
         dtype = "int32" if step.op in ("threshold", "at_least") else "float32"
         value = _compute(step, [operand(source, dtype) for source in step.operands], lanes)
         # TVM's analyzer cannot bind a vector of booleans; each is read once, so nothing is computed twice.
-        values.append(value if step.op in ("pack", "threshold", "at_least") else T.Bind(value))
+        values.append(value if step.op in ("pack", "above", "threshold", "at_least") else T.Bind(value))
     for output, buffer in zip(epilogue.outputs, outputs, strict=True):
         if output.bits is None:
             store(buffer, at, values[output.value], lanes, valid)
