@@ -19,6 +19,9 @@ from bnncc.kernels.registers import Buffer, Expr
 from bnncc.targets.target import Target
 
 
+_ESCAPED = [f"\\{byte:02X}" for byte in range(256)]
+
+
 @dataclass(frozen=True)
 class Address:
     """Where a kernel's argument lies: number `at` of the "input"s or "output"s, or byte `at` of the "arena" or of the
@@ -100,7 +103,7 @@ def _memcpy(target: Target) -> tirx.PrimFunc:
 
 def _constants_as_llvm(constants: bytes) -> str:
     """LLVM IR of the constants, 64-byte aligned, and of the function that gives their address."""
-    text = "".join(f"\\{byte:02X}" for byte in constants or b"\0")
+    text = "".join(map(_ESCAPED.__getitem__, constants or b"\0"))
     size = max(1, len(constants))
     return (
         f'@bnncc_data = internal constant [{size} x i8] c"{text}", align 64\n'
