@@ -162,3 +162,19 @@ def rebuild(function: relax.Function, visit: Visit) -> relax.Function:
     if has_copy:  # an output that is only another name for a variable
         module = relax.transform.CanonicalizeBindings()(module)
     return relax.analysis.remove_all_unused(module["main"])
+
+
+class LocalPass:
+    """A pass that looks at one expression at a time. `rewrites` counts what it did, `skipped` says what it left."""
+
+    def __init__(self) -> None:
+        self.skipped: list[str] = []
+        self.rewrites = 0
+
+    def transform_function(self, function: Any, module: Any, context: Any) -> Any:
+        """What TVM calls, on every function of a module."""
+        return rebuild(function, self._visit)
+
+    def _visit(self, block: Block, value: Any) -> Any:
+        """The replacement of `value`, whose operands are already new ones, or None to keep it."""
+        raise NotImplementedError

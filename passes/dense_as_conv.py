@@ -45,14 +45,7 @@ from bnncc.passes.to_nhwc import OUTWARD
 
 
 @relax.transform.function_pass(opt_level=0, name="bnncc.DenseAsConv")
-class DenseAsConv:
-    def __init__(self) -> None:
-        self.skipped: list[str] = []
-        self.rewrites = 0
-
-    def transform_function(self, function: Any, module: Any, context: Any) -> Any:
-        return dataflow.rebuild(function, self._visit)
-
+class DenseAsConv(dataflow.LocalPass):
     def _visit(self, block: dataflow.Block, value: Any) -> Any:
         if not dataflow.is_call(value, "bnncc.binary_conv2d") or not dataflow.is_constant(value.args[1]):
             return None

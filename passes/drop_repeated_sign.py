@@ -37,14 +37,7 @@ from bnncc.passes import dataflow
 
 
 @relax.transform.function_pass(opt_level=0, name="bnncc.DropRepeatedSign")
-class DropRepeatedSign:
-    def __init__(self) -> None:
-        self.skipped: list[str] = []
-        self.rewrites = 0
-
-    def transform_function(self, function: Any, module: Any, context: Any) -> Any:
-        return dataflow.rebuild(function, self._visit)
-
+class DropRepeatedSign(dataflow.LocalPass):
     def _visit(self, block: dataflow.Block, value: Any) -> Any:
         inner = block.call(value.args[0], "bnncc.binarize") if dataflow.is_call(value, "bnncc.binarize") else None
         if inner is None:

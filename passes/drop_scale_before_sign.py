@@ -41,14 +41,7 @@ MOVING = frozenset({"nn.max_pool2d", "permute_dims", "reshape", "nn.relu"})
 
 
 @relax.transform.function_pass(opt_level=0, name="bnncc.DropScaleBeforeSign")
-class DropScaleBeforeSign:
-    def __init__(self) -> None:
-        self.skipped: list[str] = []
-        self.rewrites = 0
-
-    def transform_function(self, function: Any, module: Any, context: Any) -> Any:
-        return dataflow.rebuild(function, self._visit)
-
+class DropScaleBeforeSign(dataflow.LocalPass):
     def _visit(self, block: dataflow.Block, value: Any) -> Any:
         if not dataflow.is_call(value, "bnncc.binarize"):
             return None

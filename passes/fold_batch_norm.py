@@ -41,14 +41,7 @@ from bnncc.passes import dataflow
 
 
 @relax.transform.function_pass(opt_level=0, name="bnncc.FoldBatchNorm")
-class FoldBatchNorm:
-    def __init__(self) -> None:
-        self.skipped: list[str] = []
-        self.rewrites = 0
-
-    def transform_function(self, function: Any, module: Any, context: Any) -> Any:
-        return dataflow.rebuild(function, self._visit)
-
+class FoldBatchNorm(dataflow.LocalPass):
     def _visit(self, block: dataflow.Block, value: Any) -> Any:
         if not isinstance(value, relax.TupleGetItem) or value.index != 0:
             return None

@@ -52,14 +52,7 @@ from bnncc.passes import dataflow, elementwise
 
 
 @relax.transform.function_pass(opt_level=0, name="bnncc.FoldThresholds")
-class FoldThresholds:
-    def __init__(self) -> None:
-        self.skipped: list[str] = []
-        self.rewrites = 0
-
-    def transform_function(self, function: Any, module: Any, context: Any) -> Any:
-        return dataflow.rebuild(function, self._visit)
-
+class FoldThresholds(dataflow.LocalPass):
     def _visit(self, block: dataflow.Block, value: Any) -> Any:
         if not dataflow.is_call(value, "bnncc.pack"):
             return None

@@ -52,14 +52,7 @@ RISING = frozenset(
 
 
 @relax.transform.function_pass(opt_level=0, name="bnncc.SignBeforeMaxPool")
-class SignBeforeMaxPool:
-    def __init__(self) -> None:
-        self.skipped: list[str] = []
-        self.rewrites = 0
-
-    def transform_function(self, function: Any, module: Any, context: Any) -> Any:
-        return dataflow.rebuild(function, self._visit)
-
+class SignBeforeMaxPool(dataflow.LocalPass):
     def _visit(self, block: dataflow.Block, value: Any) -> Any:
         if not dataflow.is_call(value, "bnncc.binarize"):
             return None

@@ -18,7 +18,6 @@ from bnncc.build.codegen import compile_object
 from bnncc.kernels.registers import Buffer, Expr
 from bnncc.targets.target import Target
 
-
 _ESCAPED = [f"\\{byte:02X}" for byte in range(256)]
 
 

@@ -20,6 +20,7 @@ from tvm.relax.frontend.onnx import onnx_frontend
 
 from bnncc.errors import ModelError
 from bnncc.frontend import converters, onnx_file
+from bnncc.frontend.node import Node, shape_of
 from bnncc.ops import ONNX_DOMAIN, spans
 from bnncc.ops.relax import register
 
@@ -115,7 +116,7 @@ class _Graph(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]  # TVM is u
             inputs = tuple(self._nodes[name] if name else None for name in node.input)
             attributes = self._attributes(node)
             outputs = len([name for name in node.output if name])
-            value = convert(converters.Node(inputs, attributes, span, self.bb.emit, outputs))
+            value = convert(Node(inputs, attributes, span, self.bb.emit, outputs))
             self._nodes[node.output[0]] = value
         for name in node.output:
             if not name:
@@ -126,7 +127,7 @@ class _Graph(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]  # TVM is u
                     value = spans.marked(value, span)
                 self._nodes[name] = value = self.bb.emit(value)
             if isinstance(value.ty, relax.TensorType):
-                onnx_file.check_extents(converters.shape_of(value), f"its output {name!r}", zero_allowed=False)
+                onnx_file.check_extents(shape_of(value), f"its output {name!r}", zero_allowed=False)
 
     def _attributes(self, node: onnx.NodeProto) -> dict[str, Any]:
         from onnx import helper

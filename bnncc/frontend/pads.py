@@ -9,7 +9,7 @@ from bnncc.errors import ModelError
 from bnncc.ops.window import output_size
 
 if TYPE_CHECKING:
-    from bnncc.frontend.converters import Node
+    from bnncc.frontend.node import Node
 
 Ints = tuple[int, ...]
 

@@ -31,6 +31,33 @@ class BinaryConvolution(BinaryLayer):
     groups: int
     pad_value: float
 
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: str | int | tuple[int, ...] = 0,
+        dilation: int | tuple[int, ...] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: device | str | None = None,
+        dtype: torch_dtype | None = None,
+        *,
+        pad_value: float = 0.0,
+        activation: Activation = "signs",
+        input_quantizer: nn.Module | None = None,
+        weight_quantizer: nn.Module | None = None,
+        scale: Scale = None,
+    ) -> None:
+        self._check(padding_mode, pad_value)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, "zeros", device, dtype
+        )
+        self.pad_value = float(pad_value)
+        self._set_quantizers(activation, input_quantizer, weight_quantizer, scale)
+
     def pads(self) -> list[int]:
         """The border in ONNX order (begins, then ends), pixels; "same" puts an odd pixel at the end, as torch does."""
         if self.padding == "valid":
@@ -69,60 +96,6 @@ class BinaryConvolution(BinaryLayer):
 class BinaryConv1d(BinaryConvolution, nn.Conv1d):
     """float [N, C, L] or [C, L] -> float [N, O, OL] or [O, OL]; see the module's docstring."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int],
-        stride: int | tuple[int] = 1,
-        padding: str | int | tuple[int] = 0,
-        dilation: int | tuple[int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
-        device: device | str | None = None,
-        dtype: torch_dtype | None = None,
-        *,
-        pad_value: float = 0.0,
-        activation: Activation = "signs",
-        input_quantizer: nn.Module | None = None,
-        weight_quantizer: nn.Module | None = None,
-        scale: Scale = None,
-    ) -> None:
-        self._check(padding_mode, pad_value)
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, "zeros", device, dtype
-        )
-        self.pad_value = float(pad_value)
-        self._set_quantizers(activation, input_quantizer, weight_quantizer, scale)
-
 
 class BinaryConv2d(BinaryConvolution, nn.Conv2d):
     """float [N, C, H, W] or [C, H, W] -> float [N, O, OH, OW] or [O, OH, OW]; see the module's docstring."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: str | int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
-        device: device | str | None = None,
-        dtype: torch_dtype | None = None,
-        *,
-        pad_value: float = 0.0,
-        activation: Activation = "signs",
-        input_quantizer: nn.Module | None = None,
-        weight_quantizer: nn.Module | None = None,
-        scale: Scale = None,
-    ) -> None:
-        self._check(padding_mode, pad_value)
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, "zeros", device, dtype
-        )
-        self.pad_value = float(pad_value)
-        self._set_quantizers(activation, input_quantizer, weight_quantizer, scale)
