@@ -3,10 +3,12 @@
 import ctypes
 import functools
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy.typing as npt
+import pytest
 from tvm import tirx
 
 from bnncc import cpu
@@ -17,12 +19,17 @@ from bnncc.targets import TARGETS
 from bnncc.targets.target import Target
 
 Array = npt.NDArray[Any]
+Test = TypeVar("Test", bound=Callable[..., None])
 
 
-def runnable() -> tuple[Target, ...]:
-    """The targets whose code this machine runs."""
+def each_target(test: Test) -> Test:
+    """Run a test for every target whose code this machine runs; all but the best one count as slow."""
     here = cpu.features()
-    return tuple(t for t in TARGETS.values() if t.machine == cpu.machine() and here.issuperset(t.features))
+    runnable = [t for t in TARGETS.values() if t.machine == cpu.machine() and here.issuperset(t.features)]
+    marks = ((), *((pytest.mark.slow,) for _ in runnable[1:]))
+    params = [pytest.param(t, id=t.name, marks=mark) for t, mark in zip(runnable, marks, strict=False)]
+    decorated: Test = pytest.mark.parametrize("target", params)(test)
+    return decorated
 
 
 @functools.cache

@@ -12,12 +12,11 @@ from bnncc import bitpack
 from bnncc.kernels import epilogue as ep
 from bnncc.kernels import or_pool2d, pad_bits, xnor_conv2d
 from bnncc.targets.target import Target
-from tests.kernelrun import run, runnable
+from tests.kernelrun import each_target, run
 from tests.kernels import epilogues
 from tests.kernels.checks import check
 
 Array = npt.NDArray[Any]
-TARGETS = pytest.mark.parametrize("target", runnable(), ids=lambda target: target.name)
 SETTINGS = settings(max_examples=25, deadline=None)
 
 
@@ -43,7 +42,7 @@ def correlate(
     return acc
 
 
-@TARGETS
+@each_target
 @SETTINGS
 @given(data=st.data())
 def test_xnor_conv2d(target: Target, data: st.DataObject) -> None:
@@ -77,7 +76,7 @@ def test_xnor_conv2d(target: Target, data: st.DataObject) -> None:
     )
 
 
-@TARGETS
+@each_target
 @pytest.mark.parametrize("channels", [2048, 9000])
 def test_long_sums_do_not_overflow(target: Target, channels: int) -> None:
     """Every bit differs from its weight: the largest count there is, beyond 16 bits for 3x3x9000."""
@@ -111,7 +110,7 @@ def bordered(bits: Array, layout: ep.BitLayout) -> Array:
     return whole
 
 
-@TARGETS
+@each_target
 @SETTINGS
 @given(image=packed_images(), rows=st.integers(1, 4), width=st.integers(1, 9))
 def test_pad_bits(target: Target, image: tuple[ep.BitLayout, int], rows: int, width: int) -> None:
@@ -128,7 +127,7 @@ def test_pad_bits(target: Target, image: tuple[ep.BitLayout, int], rows: int, wi
     np.testing.assert_array_equal(got, expected)
 
 
-@TARGETS
+@each_target
 @SETTINGS
 @given(image=packed_images(), data=st.data())
 def test_or_pool2d(target: Target, image: tuple[ep.BitLayout, int], data: st.DataObject) -> None:

@@ -4,19 +4,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bnncc.kernels import conv2d, dense, depthwise
 from bnncc.kernels import epilogue as ep
 from bnncc.targets.target import Target
-from tests.kernelrun import runnable
+from tests.kernelrun import each_target
 from tests.kernels.checks import check
 from tests.kernels.epilogues import cases
 
 Array = npt.NDArray[Any]
-TARGETS = pytest.mark.parametrize("target", runnable(), ids=lambda target: target.name)
 SETTINGS = settings(max_examples=25, deadline=None)
 
 
@@ -56,7 +54,7 @@ def windows(draw: st.DrawFn) -> tuple[Any, ...]:
     return kernel, strides, pads, dilations, *extents, rows, width
 
 
-@TARGETS
+@each_target
 @SETTINGS
 @given(data=st.data())
 def test_conv2d(target: Target, data: st.DataObject) -> None:
@@ -78,7 +76,7 @@ def test_conv2d(target: Target, data: st.DataObject) -> None:
     check(built, target, inputs, case, convolve(x, w, shape, groups), rtol=1e-5, atol=2e-4)
 
 
-@TARGETS
+@each_target
 @SETTINGS
 @given(data=st.data())
 def test_depthwise(target: Target, data: st.DataObject) -> None:
@@ -95,7 +93,7 @@ def test_depthwise(target: Target, data: st.DataObject) -> None:
     check(built, target, inputs, case, convolve(x, w, shape, channels), rtol=1e-5, atol=2e-5)
 
 
-@TARGETS
+@each_target
 @SETTINGS
 @given(data=st.data())
 def test_dense(target: Target, data: st.DataObject) -> None:

@@ -6,13 +6,11 @@ import pytest
 from bnncc.kernels import elementwise
 from bnncc.kernels import epilogue as ep
 from bnncc.targets.target import Target
-from tests.kernelrun import run, runnable
+from tests.kernelrun import each_target, run
 from tests.kernels import epilogues
 
-TARGETS = pytest.mark.parametrize("target", runnable(), ids=lambda target: target.name)
 
-
-@TARGETS
+@each_target
 @pytest.mark.parametrize(("channels", "groups"), [(16, 2), (48, 2), (96, 4), (32, 2), (40, 5)])
 def test_a_vector_of_channels_crosses_into_the_next_group(target: Target, channels: int, groups: int) -> None:
     layout = ep.BitLayout(channels, groups, 8, (1, 0, 0, 2), 1)
@@ -29,7 +27,7 @@ def test_a_vector_of_channels_crosses_into_the_next_group(target: Target, channe
     np.testing.assert_array_equal(got, expected)
 
 
-@TARGETS
+@each_target
 def test_zero_is_positive_and_nan_is_not(target: Target) -> None:
     x = np.array([0.0, -0.0, np.nan, np.inf, -np.inf, 1e-45, -1e-45, 1.0], np.float32).reshape(1, 1, 1, 8)
     steps = (ep.Step("pack", (epilogues.value(0), epilogues.scalar(0.0))),)

@@ -10,7 +10,7 @@ from bnncc.build.codegen import compile_object
 from bnncc.kernels import peak
 from bnncc.targets import TARGETS
 from bnncc.targets.target import Target
-from tests.kernelrun import load, runnable
+from tests.kernelrun import each_target, load
 
 # The popcount of the target's vectors, and its multiply-add.
 INSTRUCTIONS = {
@@ -28,7 +28,7 @@ def test_assembly(name: str) -> None:
         assert len(re.findall(pattern, text)) >= chains, pattern
 
 
-@pytest.mark.parametrize("target", runnable(), ids=lambda target: target.name)
+@each_target
 def test_counts_products(target: Target) -> None:
     function = load(peak.build(target), target)
     for kind, lanes in ((peak.BINARY, target.vector_bits), (peak.FLOAT, target.float_lanes)):

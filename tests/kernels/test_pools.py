@@ -4,19 +4,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bnncc.kernels import elementwise, global_pool, pack, pool2d, transpose
 from bnncc.kernels import epilogue as ep
 from bnncc.targets.target import Target
-from tests.kernelrun import run, runnable
+from tests.kernelrun import each_target, run
 from tests.kernels import epilogues
 from tests.kernels.checks import check
 
 Array = npt.NDArray[Any]
-TARGETS = pytest.mark.parametrize("target", runnable(), ids=lambda target: target.name)
 SETTINGS = settings(max_examples=25, deadline=None)
 CHANNELS = st.sampled_from([1, 3, 8, 12, 16, 24, 40, 67])
 
@@ -41,7 +39,7 @@ def pool(x: Array, shape: pool2d.Shape) -> Array:
     return y.astype(np.float32)
 
 
-@TARGETS
+@each_target
 @SETTINGS
 @given(data=st.data())
 def test_pool2d(target: Target, data: st.DataObject) -> None:
@@ -75,7 +73,7 @@ def test_pool2d(target: Target, data: st.DataObject) -> None:
     check(pool2d.build(shape, case.epilogue, target), target, [x], case, expected, rtol=1e-5, atol=1e-6)
 
 
-@TARGETS
+@each_target
 @SETTINGS
 @given(data=st.data())
 def test_global_pool(target: Target, data: st.DataObject) -> None:
@@ -93,7 +91,7 @@ def geometries(draw: st.DrawFn) -> ep.Geometry:
     return ep.Geometry(draw(st.integers(1, 2)), draw(st.integers(1, 4)), draw(st.integers(1, 4)), draw(CHANNELS))
 
 
-@TARGETS
+@each_target
 @SETTINGS
 @given(data=st.data(), out=geometries(), dtype=st.sampled_from(["float32", "int32"]))
 def test_elementwise(target: Target, data: st.DataObject, out: ep.Geometry, dtype: str) -> None:
@@ -105,7 +103,7 @@ def test_elementwise(target: Target, data: st.DataObject, out: ep.Geometry, dtyp
     check(built, target, [x.astype(dtype)], case, x.astype(dtype), rtol=1e-6, atol=1e-6)
 
 
-@TARGETS
+@each_target
 @SETTINGS
 @given(data=st.data(), out=geometries(), kind=st.sampled_from(["scalar", "channel", "int32"]))
 def test_pack(target: Target, data: st.DataObject, out: ep.Geometry, kind: str) -> None:
@@ -129,7 +127,7 @@ def test_pack(target: Target, data: st.DataObject, out: ep.Geometry, kind: str) 
     np.testing.assert_array_equal(got, expected)
 
 
-@TARGETS
+@each_target
 @SETTINGS
 @given(batch=st.integers(1, 2), rows=st.integers(1, 40), columns=st.integers(1, 40))
 def test_transpose(target: Target, batch: int, rows: int, columns: int) -> None:
