@@ -4,11 +4,11 @@ from bnncc.errors import OptionError
 from bnncc.targets.arm import ARM, RPI3, RPI4, RPI5, RPI_ZERO2W
 from bnncc.targets.armv7 import ARMV7
 from bnncc.targets.target import Target
-from bnncc.targets.x86 import X86, X86_AVX2, X86_AVX512
+from bnncc.targets.x86 import X86, X86_AVX2, X86_AVX512, X86_AVX512BW
 
 # Best first within a family: `native` takes the first whose features this machine has.
 TARGETS: dict[str, Target] = {
-    target.name: target for target in (X86_AVX512, X86_AVX2, X86, RPI5, ARM, RPI4, RPI3, RPI_ZERO2W, ARMV7)
+    target.name: target for target in (X86_AVX512, X86_AVX512BW, X86_AVX2, X86, RPI5, ARM, RPI4, RPI3, RPI_ZERO2W, ARMV7)
 }
 
 
