@@ -8,7 +8,8 @@ from bnncc.targets.x86 import X86, X86_AVX2, X86_AVX512, X86_AVX512BW
 
 # Best first within a family: `native` takes the first whose features this machine has.
 TARGETS: dict[str, Target] = {
-    target.name: target for target in (X86_AVX512, X86_AVX512BW, X86_AVX2, X86, RPI5, ARM, RPI4, RPI3, RPI_ZERO2W, ARMV7)
+    target.name: target
+    for target in (X86_AVX512, X86_AVX512BW, X86_AVX2, X86, RPI5, ARM, RPI4, RPI3, RPI_ZERO2W, ARMV7)
 }
 
 
