@@ -11,12 +11,13 @@ Importing this package loads nothing else: torch, tvm and onnx come in when the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping
 
+    import numpy.typing as npt
     import torch
 
     from bnncc.artifact import Artifact
@@ -39,13 +40,14 @@ def compile(
     target: str = "native",
     *,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    calibrate: Mapping[str, npt.NDArray[Any]] | None = None,
     dump_ir: str | os.PathLike[str] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Artifact:
     """Compile an ONNX file for a target; see `bnncc.compiler.compile`."""
     from bnncc import compiler
 
-    return compiler.compile(model, target, shapes=shapes, dump_ir=dump_ir, progress=progress)
+    return compiler.compile(model, target, shapes=shapes, calibrate=calibrate, dump_ir=dump_ir, progress=progress)
 
 
 def load(source: str | os.PathLike[str] | Artifact) -> Model:

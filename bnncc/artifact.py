@@ -82,8 +82,28 @@ class PassRecord:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What 8-bit convolutions changed on the samples they were calibrated on: the same network with them and without.
+
+    target: what both ran as, on the machine that compiled. layers: convolutions that became 8-bit. largest_difference:
+    between outputs, relative to the largest magnitude of that output. agreement: share of the samples whose largest
+    output is the same one; accuracy_*: share of those whose largest output is the label. None where the network does
+    not classify, or no labels were given.
+    """
+
+    samples: int
+    layers: int
+    target: str
+    largest_difference: float
+    agreement: float | None
+    accuracy_float: float | None
+    accuracy_int8: float | None
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """What the library is and how it came about. `cpu_features` are the names /proc/cpuinfo uses."""
+    """What the library is and how it came about. `cpu_features` are the names /proc/cpuinfo uses; `calibration` is
+    None where no data was given."""
 
     format: int
     name: str
@@ -96,6 +116,7 @@ class Manifest:
     arena_bytes: int
     layers: tuple[Layer, ...]
     passes: tuple[PassRecord, ...]
+    calibration: Calibration | None
     versions: dict[str, str]
     library_sha256: str
 
@@ -249,6 +270,8 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
             raise ArtifactError(f"{where}: fields missing or unknown: {odd}; compile the model again with this bnncc")
         return make(**{name: _decode(hint, value[name], f"{where}: {name}") for name, hint in hints.items()})
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType:  # X | None
+        return None if value is None else _decode(arguments[0], value, where)
     if origin is tuple:
         if not isinstance(value, list):
             raise wrong("a list")

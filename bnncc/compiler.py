@@ -8,18 +8,22 @@ import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bnncc import __version__, atomic, targets
 from bnncc.artifact import FORMAT, Artifact, Layer, Manifest, PassRecord, Tensor
 from bnncc.targets.target import Target
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from bnncc.build.program import Program
     from bnncc.frontend.importer import Imported
 
 Progress = Callable[[str, int, int], None]
 Shapes = Mapping[str, tuple[int, ...]]
+
+WATCHED = "input of float convolution "  # and its number, the name of an output for calibration
 
 
 def compile(
@@ -27,6 +31,7 @@ def compile(
     target: str = "native",
     *,
     shapes: Shapes | None = None,
+    calibrate: Mapping[str, npt.NDArray[Any]] | None = None,
     dump_ir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
@@ -36,21 +41,46 @@ def compile(
         model: path or content of the ONNX file.
         target: a name that `bnncc targets` lists, or "native" for the best that this machine runs.
         shapes: input name -> shape, for inputs with dynamic dimensions.
+        calibrate: input name -> samples along the first axis, and `labels` if there are any: float convolutions are
+            computed in 8-bit integers, with ranges found on these samples. The manifest says what that changed.
         dump_ir: folder for the Relax module after every pass, to read; it is no checkpoint.
         progress: called with (stage, done, total).
 
     Raises:
         ModelError: the file is damaged, or holds what cannot be compiled.
         OptionError: no such target, or a dump_ir that cannot be written.
+        InputError: samples of a wrong name, shape or type, none at all, or not finite.
     """
+    chosen = targets.find(target)
+    if calibrate is None:
+        return build(model, chosen, shapes=shapes, dump_ir=dump_ir, progress=progress)
+    from bnncc.calibrate import compile_int8
+
+    return compile_int8(model, chosen, calibrate, shapes=shapes, dump_ir=dump_ir, progress=progress)
+
+
+def build(
+    model: str | os.PathLike[str] | bytes,
+    chosen: Target,
+    *,
+    float_convs: Any = None,
+    shapes: Shapes | None = None,
+    dump_ir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Artifact:
+    """One compilation; `float_convs` as in `passes.pipeline`. Outputs that a pass added are named WATCHED and a
+    number."""
     from bnncc.build.assemble import assemble
     from bnncc.build.link import link
 
-    chosen = targets.find(target)
-    imported, program, passes = lower(model, chosen, shapes=shapes, dump_ir=dump_ir, progress=progress)
+    imported, program, passes = lower(
+        model, chosen, float_convs=float_convs, shapes=shapes, dump_ir=dump_ir, progress=progress
+    )
     objects, arena = assemble(program, chosen, progress)
     library = link(objects, chosen)
-    named = [*zip(imported.inputs, program.inputs, strict=True), *zip(imported.outputs, program.outputs, strict=True)]
+    added = len(program.outputs) - len(imported.outputs)
+    outputs = (*imported.outputs, *(f"{WATCHED}{number}" for number in range(added)))
+    named = [*zip(imported.inputs, program.inputs, strict=True), *zip(outputs, program.outputs, strict=True)]
     tensors = [Tensor(name, program.values[value].shape, program.values[value].dtype) for name, value in named]
     manifest = Manifest(
         format=FORMAT,
@@ -64,6 +94,7 @@ def compile(
         arena_bytes=arena,
         layers=tuple(call.layer for call in program.calls),
         passes=passes,
+        calibration=None,
         versions={"bnncc": __version__} | {name: version(name) for name in ("apache-tvm", "onnx", "numpy")},
         library_sha256=hashlib.sha256(library).hexdigest(),
     )
@@ -82,6 +113,7 @@ def lower(
     model: str | os.PathLike[str] | bytes,
     target: Target,
     *,
+    float_convs: Any = None,
     shapes: Shapes | None = None,
     dump_ir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -95,7 +127,7 @@ def lower(
         atomic.make_folder(dump_ir)
     imported = from_onnx(model, shapes or {})
     module, records = imported.module, []
-    steps = pipeline(target)
+    steps = pipeline(target, float_convs)
     for number, step in enumerate(steps):
         if progress:
             progress("passes", number, len(steps))

@@ -174,6 +174,15 @@ def check_cpu(manifest: Manifest, where: str) -> None:
     raise ArtifactError(f"{where}: target {manifest.target!r} {found}; {advice}")
 
 
+def runs_here(manifest: Manifest) -> bool:
+    """Whether this machine has what an artifact needs."""
+    try:
+        check_cpu(manifest, "artifact")
+    except ArtifactError:
+        return False
+    return True
+
+
 def _open(library: bytes, where: str) -> ctypes.CDLL:
     """Load a shared library from memory: no file that others could change, nothing left behind."""
     descriptor = os.memfd_create("bnncc", os.MFD_CLOEXEC)

@@ -20,8 +20,9 @@ from bnncc.passes.to_nhwc import ToNHWC
 from bnncc.targets.target import Target
 
 
-def pipeline(target: Target) -> tuple[Any, ...]:
-    """The passes for a target, fresh objects for one compilation, in the order in which they run.
+def pipeline(target: Target, float_convs: Any = None) -> tuple[Any, ...]:
+    """The passes for a target, fresh objects for one compilation, in the order in which they run. `float_convs` is the
+    pass for float convolutions, where they are not to stay what they are: WatchConvs or QuantizeConvs.
 
     Ours count what they did in `rewrites` and say what they left and why in `skipped`; TVM's have neither.
     """
@@ -41,6 +42,8 @@ def pipeline(target: Target) -> tuple[Any, ...]:
         LowerToXnor(word_bytes=target.word_bytes),
         # After LowerToXnor: it needs the values that an accumulator can take.
         FoldThresholds(),
+        # After all passes that look for neighbours of float convolutions.
+        *([float_convs] if float_convs else []),
         # The same permutation or copy written twice is computed once; last, so that it sees everything.
         relax.transform.EliminateCommonSubexpr(),
         relax.transform.CanonicalizeBindings(),

@@ -66,6 +66,7 @@ from bnncc.passes.elementwise import MEANINGS, is_per_channel
 # Operators that begin a group.
 ANCHORS = frozenset(
     {"bnncc.xnor_conv2d", "bnncc.or_pool2d", "nn.conv2d", "nn.max_pool2d", "nn.avg_pool2d", "mean", "matmul"}
+    | {"bnncc.quantize", "bnncc.conv2d_int8"}
 )
 ELEMENTWISE = MEANINGS.keys() | {"nn.leakyrelu"}
 PACKING = frozenset({"bnncc.pack", "bnncc.threshold"})
@@ -192,7 +193,8 @@ def _is_supported_anchor(value: Any) -> bool:
     if not dataflow.has_static_shape(value) or not all(dataflow.is_constant(a) or _is_tensor(a) for a in args[:1]):
         return False
     if name.startswith("bnncc."):
-        return all(dataflow.is_constant(a) for a in args[1:5]) if name == "bnncc.xnor_conv2d" else True
+        constants = {"bnncc.xnor_conv2d": args[1:5], "bnncc.conv2d_int8": args[1:3]}.get(name, ())
+        return all(dataflow.is_constant(a) for a in constants)
     if str(value.ty.dtype) != "float32" or str(args[0].ty.dtype) != "float32":
         return False
     if name == "nn.conv2d":

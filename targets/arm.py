@@ -39,6 +39,7 @@ ARM = Target(
     vector_bits=128,
     lane_bits=8,
     rules=(out_of_order,),
+    int8_dot="smlal",
 )
 RPI3 = dataclasses.replace(
     ARM,
@@ -55,4 +56,5 @@ RPI5 = dataclasses.replace(
     description="Raspberry Pi 5, 64-bit (Cortex-A76 with dot product)",
     cpu="cortex-a76",
     features=("asimd", "asimddp", "atomics"),
+    int8_dot="sdot",
 )

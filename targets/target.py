@@ -8,7 +8,7 @@ from dataclasses import dataclass
 class Work:
     """One kernel's loop extents, as far as a rule needs them to choose a tile.
 
-    kind: "xnor_conv2d", "conv2d" or "dense".
+    kind: "xnor_conv2d", "conv2d", "conv2d_int8" or "dense".
     width: output pixels in one row; channels: output channels of one group.
     reduction: words (binary) or floats read per output value.
     columns: taps in one row of the window, whose input neighbouring pixels share.
@@ -40,6 +40,8 @@ class Target:
     triple, cpu, attributes: what LLVM is told. features: names as /proc/cpuinfo gives them, checked before loading.
     vector_bits: width of the vectors that the kernels use. lane_bits: width of a popcount lane: 64 where the machine
     counts the bits of 64-bit lanes in one instruction, 8 where it counts bytes (and sums are flushed to 16 bits).
+    int8_dot: how 8-bit integers are multiplied: "vnni", "madd", "sdot" or "smlal" (see kernels/int8_dot.py), "" if
+    no faster than float32.
     pointer_bits: width of an address, and of the size that memset and memcpy take.
     """
 
@@ -53,6 +55,7 @@ class Target:
     lane_bits: int
     rules: tuple[Rule, ...]
     float_abi: str = ""
+    int8_dot: str = ""
     pointer_bits: int = 64
 
     @property
@@ -74,6 +77,12 @@ class Target:
     def float_lanes(self) -> int:
         """float32 values in one vector."""
         return self.vector_bits // 32
+
+    @property
+    def int8_inputs(self) -> str:
+        """The type that activations of an int8 convolution are kept in; int16 where nothing multiplies bytes exactly,
+        "" where no convolution should become one."""
+        return {"vnni": "uint8", "madd": "int16", "sdot": "int8", "smlal": "int8"}.get(self.int8_dot, "")
 
     @property
     def llvm(self) -> dict[str, object]:

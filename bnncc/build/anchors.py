@@ -12,6 +12,7 @@ from tvm import relax, tirx
 
 from bnncc.build.steps import Bits, Source, bit_layout
 from bnncc.kernels import conv2d as conv2d_kernel
+from bnncc.kernels import conv2d_int8 as conv2d_int8_kernel
 from bnncc.kernels import dense as dense_kernel
 from bnncc.kernels import depthwise as depthwise_kernel
 from bnncc.kernels import elementwise as elementwise_kernel
@@ -21,13 +22,17 @@ from bnncc.kernels import or_pool2d as or_pool_kernel
 from bnncc.kernels import pack as pack_kernel
 from bnncc.kernels import pad_bits as pad_bits_kernel
 from bnncc.kernels import pool2d as pool2d_kernel
+from bnncc.kernels import quantize as quantize_kernel
 from bnncc.kernels import xnor_conv2d as xnor_kernel
+from bnncc.ops import conv2d_int8 as conv2d_int8_op
 from bnncc.ops import or_pool2d as or_pool_op
 from bnncc.ops import pad_bits as pad_bits_op
+from bnncc.ops import quantize as quantize_op
 from bnncc.ops import xnor_conv2d as xnor_op
 from bnncc.targets.target import Target
 
 FLOAT_WEIGHTS = "weights are float32, not packed signs"
+INT8_WEIGHTS = "weights are int8, not packed signs"
 NO_WEIGHTS = "has no weights"
 
 
@@ -136,6 +141,51 @@ def conv2d(call: Any, network: Network, target: Target) -> Anchor:
         macs=macs,
         workspace=conv2d_kernel.workspace_bytes(shape, target),
         why_not=FLOAT_WEIGHTS,
+    )
+
+
+def quantize(call: Any, network: Network, target: Target) -> Anchor:
+    """R.bnncc.quantize(x, ...). A network's NCHW input is read as it is where the kernel can."""
+    data = network.resolve(call.args[0])
+    assert isinstance(data, str)
+    inverse_scale, zero_point, pads, row, dtype = quantize_op.parameters(call)
+    batch, rows, width, channels = network.shape(data)
+    planes = network.before_transpose(data) if quantize_kernel.interleaves(channels) else None
+    shape = quantize_kernel.Shape(
+        batch, rows, width, channels, pads, row, inverse_scale, zero_point, dtype, nchw=planes is not None
+    )
+    output = ep.Geometry(*(int(extent) for extent in call.ty.shape.values), channels=1)
+    return Anchor(
+        kind="quantize",
+        shape=shape,
+        build=lambda shape, _, target: quantize_kernel.build(shape, target),
+        geometry=output,
+        inputs=(planes or data,),
+        dtype=dtype,
+    )
+
+
+def conv2d_int8(call: Any, network: Network, target: Target) -> Anchor:
+    """R.bnncc.conv2d_int8(q, w, bias, ...)."""
+    data, weights, bias = (network.resolve(argument) for argument in call.args[:3])
+    assert isinstance(data, str)
+    assert isinstance(weights, np.ndarray)
+    assert isinstance(bias, np.ndarray)
+    _, window = conv2d_int8_op.parameters(call)
+    output, (_, in_rows, row) = _geometry(call), network.shape(data)
+    shape = conv2d_int8_kernel.Shape(
+        output, in_rows, row, int(weights.shape[2]), window.kernel, window.strides, window.dilations
+    )
+    arranged = conv2d_int8_kernel.arrange_weights(weights.astype(np.int8), bias.astype(np.int32), shape, target)
+    return Anchor(
+        kind="conv2d_int8",
+        shape=shape,
+        build=conv2d_int8_kernel.build,
+        geometry=output,
+        inputs=(data, *arranged),
+        macs=_outputs(output) * int(np.prod(weights.shape[:3])),
+        dtype="int32",
+        why_not=INT8_WEIGHTS,
     )
 
 
@@ -296,6 +346,8 @@ def _pair(values: Any) -> tuple[int, int]:
 ANCHORS: dict[str, Callable[[Any, Network, Target], Anchor]] = {
     "relax.bnncc.xnor_conv2d": xnor_conv2d,
     "relax.nn.conv2d": conv2d,
+    "relax.bnncc.quantize": quantize,
+    "relax.bnncc.conv2d_int8": conv2d_int8,
     "relax.nn.max_pool2d": pool2d,
     "relax.nn.avg_pool2d": pool2d,
     "relax.mean": mean,

@@ -10,9 +10,29 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from bnncc.ops import binarize, binary_conv2d, or_pool2d, pack, pad_bits, threshold, xnor_conv2d
+from bnncc.ops import (
+    binarize,
+    binary_conv2d,
+    conv2d_int8,
+    or_pool2d,
+    pack,
+    pad_bits,
+    quantize,
+    threshold,
+    xnor_conv2d,
+)
 
-OPS: tuple[Any, ...] = (binarize, binary_conv2d, pack, pad_bits, xnor_conv2d, threshold, or_pool2d)
+OPS: tuple[Any, ...] = (
+    binarize,
+    binary_conv2d,
+    pack,
+    pad_bits,
+    xnor_conv2d,
+    threshold,
+    or_pool2d,
+    quantize,
+    conv2d_int8,
+)
 
 
 def register() -> None:

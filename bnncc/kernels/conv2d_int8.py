@@ -1,0 +1,142 @@
+"""Convolution of 8-bit integers with int32 sums, and the epilogue in registers.
+
+Lanes are output channels, as in conv2d. The input comes quantised and padded by `quantize`, in rows that hold their
+pixels' channels one behind the other. The taps of one row of the window are then neighbours (without dilation): one run
+of kernel width * channels values, so a window of 7 x 7 x 3 is read in 7 runs of 21, which 6 groups of 4 cover. What a
+group reads past the end of its run meets weights of 0.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as T
+
+from bnncc.kernels import epilogue as ep
+from bnncc.kernels.int8_dot import Dot, dot
+from bnncc.kernels.registers import Buffer, Expr, load, local, ramp
+from bnncc.kernels.tiles import arg, epilogue_args, float_lanes, float_tile, slices, walk_tiles
+from bnncc.targets.target import Target, Work
+
+_L1_WEIGHTS = 16 * 1024  # weights up to this many bytes stay in the first-level cache while rows are walked
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Extents of one convolution. Input [N, in_rows, row], already padded; pixel x of a row starts at x * channels."""
+
+    output: ep.Geometry
+    in_rows: int
+    row: int
+    channels: int
+    kernel: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    dilations: tuple[int, int] = (1, 1)
+
+    @property
+    def runs(self) -> tuple[int, int]:
+        """Neighbouring values in one row of the window: how many runs of them, and how long each is."""
+        if self.dilations[1] == 1:
+            return 1, self.kernel[1] * self.channels
+        return self.kernel[1], self.channels
+
+
+def arrange_weights(
+    weights: npt.NDArray[np.int8], bias: npt.NDArray[np.int32], shape: Shape, target: Target
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
+    """HWIO [KH, KW, C, O] and [O] -> [blocks, KH, runs, groups, vectors, group / part, lanes, part] and
+    [blocks, vectors, lanes], one behind the other, filled up with zeros."""
+    lanes, use = float_lanes(target), dot(target)
+    runs, length = shape.runs
+    channels = weights.shape[3]
+    padded = weights.reshape(shape.kernel[0], runs, length, channels)
+    padded = np.pad(padded, [(0, 0), (0, 0), (0, -length % use.group), (0, -channels % lanes)])
+    inputs, outputs = (-1, use.group // use.part, use.part), (-1, lanes // use.lanes, use.lanes)
+    split = padded.reshape(shape.kernel[0], runs, *inputs, *outputs)
+    arranged = np.ascontiguousarray(split.transpose(5, 0, 1, 2, 6, 3, 7, 4), dtype=use.weights)
+    return arranged.reshape(-1), np.pad(bias, (0, -channels % lanes))
+
+
+def build(shape: Shape, epilogue: ep.Epilogue, target: Target) -> tirx.PrimFunc:
+    """The kernel: (input, weights, bias, *epilogue params, *outputs) -> 0."""
+    lanes, out, use = float_lanes(target), shape.output, dot(target)
+    runs, length = shape.runs
+    groups = -(-length // use.group)
+    size = shape.kernel[0] * runs * groups
+    tile = float_tile(target, Work("conv2d_int8", out.width, out.channels, size))
+    with IRBuilder() as ib, T.prim_func():
+        T.func_attr({"tirx.noalias": True})
+        inputs, weights, bias = arg("input", use.inputs), arg("weights", use.weights), arg("bias", "int32")
+        params, outputs = epilogue_args(epilogue)
+        ep.emit_borders(epilogue, out, outputs)
+        with T.serial(0, out.batch) as n:
+            image = n * (shape.in_rows * shape.row)
+
+            def emit(block: Expr, vectors: int, channels: int, y: Expr, x: Expr) -> None:
+                at = image + y * (shape.strides[0] * shape.row) + x * (shape.strides[1] * shape.channels)
+                sums = _accumulate(
+                    shape, use, inputs, T.Bind(at), weights, bias, block * lanes, tile.pixels, vectors * lanes
+                )
+                pixels = [ep.Pixel(n, y, x + p) for p in range(tile.pixels)]
+                for first, width, valid in slices(channels, lanes):
+                    values = [T.Bind(_part(row, first, width, use.lanes)) for row in sums]
+                    channel = T.Bind(block * lanes + first)
+                    ep.emit_pixels(epilogue, out, pixels, channel, values, width, valid, params, outputs)
+
+            rows_first = 4 * size * out.channels <= _L1_WEIGHTS
+            walk_tiles(out.rows, out.width, out.channels, lanes, tile, rows_first=rows_first, emit=emit)
+    return ib.get()
+
+
+def _accumulate(
+    shape: Shape,
+    use: Dot,
+    inputs: Buffer,
+    at: Expr,
+    weights: Buffer,
+    bias: Buffer,
+    channel: Expr,
+    pixels: int,
+    channels: int,
+) -> list[list[Buffer]]:
+    """Sums of `pixels` pixels, the first one's window starting at `inputs[at]`, by the channels from `channel` on:
+    for each pixel, one vector after the other."""
+    runs, length = shape.runs
+    groups = -(-length // use.group)
+    size = shape.kernel[0] * runs * groups
+    everything = ramp(0, use.lanes)
+    parts = range(0, channels, use.lanes)
+    sums = [[local("int32", use.lanes) for _ in parts] for _ in range(pixels)]
+    for part, first in enumerate(parts):
+        start = load(bias, channel + first, use.lanes)
+        for row in sums:
+            T.buffer_store(row[part], start, [everything])
+    # A block of weights is as wide as a vector of the epilogue, which may be several of the machine's.
+    block = max(use.lanes, 8)
+    with T.serial(0, shape.kernel[0]) as i, T.serial(0, runs) as j, T.serial(0, groups) as k:
+        step = ((i * runs + j) * groups + k) * (block * use.group)
+        rows = [
+            load(
+                weights,
+                (channel + first // block * block) * (size * use.group) + step + first % block * use.group,
+                use.lanes * use.group,
+            )
+            for first in parts
+        ]
+        here = at + i * (shape.dilations[0] * shape.row) + j * (shape.dilations[1] * shape.channels) + k * use.group
+        for p in range(pixels):
+            values = T.Bind(use.load_inputs(inputs, here + p * (shape.strides[1] * shape.channels)))
+            for total, row in zip(sums[p], rows, strict=True):
+                T.buffer_store(total, use.add(total[everything], values, row), [everything])
+    return sums
+
+
+def _part(row: list[Buffer], first: int, width: int, lanes: int) -> Expr:
+    """`width` sums from channel `first` of the tile on, as one vector."""
+    if width <= lanes:
+        return row[first // lanes][ramp(first % lanes, width)]
+    vectors = [row[(first + i) // lanes][ramp(0, lanes)] for i in range(0, width, lanes)]
+    return tirx.Shuffle(vectors, [tirx.const(i, "int32") for i in range(width)])
