@@ -2,24 +2,25 @@
 
 The float network runs on the samples on this machine, with the inputs of its float convolutions as further outputs.
 Once for their least and largest values, once for a histogram between them, from which the range is chosen whose
-rounding and clipping together make the least squared error. The network compiled with these ranges then runs on the
-same samples beside the float one.
+rounding and clipping together make the least squared error. (With Bi-Real ResNet-20 trained on digits enlarged to
+32x32x3, that moved the outputs least, by 16.2 % on average: clipping at percentile 99.99 16.3 %, at 99 and not at all
+16.7 %; accuracies were within their noise. On inputs of known bounds all are the same.) The network compiled with these
+ranges then runs on the same samples beside the float one.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from bnncc import compiler, runtime, targets
 from bnncc.artifact import Artifact, Calibration, Tensor
-from bnncc.errors import InputError, OptionError
+from bnncc.errors import InputError
 from bnncc.npz import LABELS
 from bnncc.passes.quantize_convs import QuantizeConvs, Range
 from bnncc.passes.watch_convs import WatchConvs
@@ -143,13 +144,15 @@ def _classifies(tensor: Tensor) -> bool:
 def find_ranges(watched: Model, samples: Samples) -> dict[int, Range]:
     """For each float convolution of a network compiled with WatchConvs, the range of its input."""
     names = [tensor.name for tensor in watched.manifest.outputs if tensor.name.startswith(compiler.WATCHED)]
-    extremes = {name: (0.0, 0.0) for name in names}  # 0 is always covered: borders hold it
+    extremes = dict.fromkeys(names, (0.0, 0.0))  # 0 is always covered: borders hold it
     for inputs in samples.runs():
         outputs = run(watched, inputs)
         for name in names:
             low, high = float(outputs[name].min()), float(outputs[name].max())
             if not np.isfinite([low, high]).all():
-                raise InputError("calibration data: the network computes NaN or an infinity from it; give other samples")
+                raise InputError(
+                    "calibration data: the network computes NaN or an infinity from it; give other samples"
+                )
             extremes[name] = min(extremes[name][0], low), max(extremes[name][1], high)
     counts = {name: np.zeros(_BINS) for name in names}
     for inputs in samples.runs():

@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 
 ARENA_ALIGNMENT = 64
 SYMBOLS = ("bnncc_run", "bnncc_step", "bnncc_peak")
-PEAK_KINDS = {"binary": 0, "float32": 1}
+PEAK_KINDS = {"binary": 0, "float32": 1, "int8": 2}
 
 
 def load(source: str | os.PathLike[str] | Artifact) -> "Model":
@@ -90,7 +90,8 @@ class Model:
 
     def peak(self, kind: str, iterations: int) -> int:
         """Keep the CPU's arithmetic busy with nothing else: what this machine can do at best, in the library's own
-        instructions. `kind` is "binary" (xor, popcount, add) or "float32" (fused multiply-add). Returns MACs done."""
+        instructions. `kind` is "binary" (xor, popcount, add), "float32" (fused multiply-add) or "int8" (dot products
+        of bytes). Returns MACs done."""
         if kind not in PEAK_KINDS:
             raise OptionError(f"peak kind {kind!r}: allowed are {', '.join(PEAK_KINDS)}")
         done = ctypes.c_int64(0)

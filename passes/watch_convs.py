@@ -53,15 +53,22 @@ class WatchConvs:
         if not watched:
             return function
         self.rewrites += len(watched)
+        outputs = [*_outputs(function), *watched]
         builder = relax.BlockBuilder()
         mapping: dict[Any, Any] = {}
         with builder.function("main", list(function.params), dataflow.attributes(function), private=False):
             with builder.dataflow():
                 for binding in dataflow.one_block(function).bindings:
                     value = dataflow.replace(binding.value, mapping)
-                    inner = isinstance(binding.var, relax.DataflowVar) and binding.var not in watched
+                    inner = isinstance(binding.var, relax.DataflowVar) and binding.var not in outputs
                     mapping[binding.var] = builder.emit(value) if inner else builder.emit_output(value)
-                result = dataflow.replace(function.body.body, mapping)
-            outputs = list(result.fields) if isinstance(result, relax.Tuple) else [result]
-            builder.emit_func_output(relax.Tuple([*outputs, *(mapping.get(v, v) for v in watched)]))
-        return builder.get()["main"]
+            builder.emit_func_output(relax.Tuple([dataflow.replace(output, mapping) for output in outputs]))
+        return relax.analysis.remove_all_unused(builder.get()["main"])
+
+
+def _outputs(function: Any) -> list[Any]:
+    """What the function returns, one by one, even where it has a name for all of them."""
+    result = function.body.body
+    values = {binding.var: binding.value for binding in dataflow.one_block(function).bindings}
+    result = values[result] if isinstance(values.get(result), relax.Tuple) else result
+    return list(result.fields) if isinstance(result, relax.Tuple) else [result]

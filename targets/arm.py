@@ -14,18 +14,23 @@ _BINARY = ((4, 4), (2, 8), (7, 2), (2, 4), (4, 2), (8, 1), (1, 8), (4, 1), (1, 4
 _BINARY_A53 = ((7, 2), (3, 4), (2, 4), (4, 2), (7, 1), (1, 8), (4, 1), (1, 4))
 _BINARY_A53_1X1 = ((3, 4), (2, 4), (1, 8), (4, 2), (4, 1), (1, 4))  # more pixels would spill their broadcasts
 _FLOAT = ((4, 4), (6, 4), (7, 2), (8, 2), (2, 8), (1, 8), (4, 2))
+# Products of bytes need registers between them, four for each tile of 16 sums.
+_INT8 = ((4, 4), (3, 4), (7, 2), (2, 4), (4, 2), (1, 4))
+_INT8_A53 = ((3, 4), (4, 4), (2, 4), (4, 2), (1, 4))
 
 
 def out_of_order(work: Work) -> Tile | None:
     """For cores that order instructions themselves."""
-    return binary_tile(work, _BINARY) if work.kind == "xnor_conv2d" else float_tile(work, _FLOAT)
+    if work.kind == "xnor_conv2d":
+        return binary_tile(work, _BINARY)
+    return float_tile(work, _INT8 if work.kind == "conv2d_int8" else _FLOAT)
 
 
 def in_order(work: Work) -> Tile | None:
     """For Cortex-A53."""
     if work.kind == "xnor_conv2d":
         return binary_tile(work, _BINARY_A53 if work.columns > 1 else _BINARY_A53_1X1, weight_load=1.0)
-    return float_tile(work, _FLOAT)
+    return float_tile(work, _INT8_A53 if work.kind == "conv2d_int8" else _FLOAT)
 
 
 ARM = Target(

@@ -10,13 +10,14 @@ from bnncc.targets.target import Target, Tile, Work
 _BINARY = ((4, 2), (3, 2), (2, 2), (7, 1), (4, 1), (1, 4))
 _BINARY_1X1 = ((2, 4), *_BINARY)  # with more taps, four vectors of weights need too many addresses
 _FLOAT = ((4, 2), (6, 2), (2, 4), (1, 8), (1, 2))
+_INT8 = ((3, 2), (2, 2), (1, 2))  # products of bytes need registers between them
 
 
 def neon(work: Work) -> Tile | None:
     """16 channels a vector for popcounts, 4 for floats."""
     if work.kind == "xnor_conv2d":
         return binary_tile(work, _BINARY if work.columns > 1 else _BINARY_1X1, weight_load=1.0)
-    return float_tile(work, _FLOAT)
+    return float_tile(work, _INT8 if work.kind == "conv2d_int8" else _FLOAT)
 
 
 ARMV7 = Target(
@@ -31,5 +32,6 @@ ARMV7 = Target(
     lane_bits=8,
     rules=(neon,),
     float_abi="hard",
+    int8_dot="vmlal",
     pointer_bits=32,
 )

@@ -40,8 +40,8 @@ class Target:
     triple, cpu, attributes: what LLVM is told. features: names as /proc/cpuinfo gives them, checked before loading.
     vector_bits: width of the vectors that the kernels use. lane_bits: width of a popcount lane: 64 where the machine
     counts the bits of 64-bit lanes in one instruction, 8 where it counts bytes (and sums are flushed to 16 bits).
-    int8_dot: how 8-bit integers are multiplied: "vnni", "madd", "sdot" or "smlal" (see kernels/int8_dot.py), "" if
-    no faster than float32.
+    int8_dot: how 8-bit integers are multiplied: "vnni", "madd", "sdot", "smlal" or "vmlal" (see
+    kernels/int8_dot.py), "" where float32 is as fast.
     pointer_bits: width of an address, and of the size that memset and memcpy take.
     """
 
@@ -82,7 +82,7 @@ class Target:
     def int8_inputs(self) -> str:
         """The type that activations of an int8 convolution are kept in; int16 where nothing multiplies bytes exactly,
         "" where no convolution should become one."""
-        return {"vnni": "uint8", "madd": "int16", "sdot": "int8", "smlal": "int8"}.get(self.int8_dot, "")
+        return {"": "", "vnni": "uint8", "madd": "int16"}.get(self.int8_dot, "int8")
 
     @property
     def llvm(self) -> dict[str, object]:

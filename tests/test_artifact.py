@@ -38,6 +38,7 @@ def sample() -> Artifact:
             arena_bytes=4096,
             layers=(layer, dataclasses.replace(layer, name="fc", binary=False, why_not="input is not binarised")),
             passes=(PassRecord("bnncc.FoldScale", 0.25, 3, ("scale has 2 values <= 0",)),),
+            calibration=None,
             versions={"bnncc": "0.1.0", "numpy": "2.4.6"},
             library_sha256=hashlib.sha256(LIBRARY).hexdigest(),
         ),

@@ -103,4 +103,6 @@ def peak_gmacs(model: Model, kind: str) -> float:
 
 
 def _arithmetic(layer: Layer) -> str:
+    if layer.kind == "conv2d_int8":
+        return "int8"
     return "binary" if layer.binary else "float32"

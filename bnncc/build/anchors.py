@@ -154,7 +154,7 @@ def quantize(call: Any, network: Network, target: Target) -> Anchor:
     shape = quantize_kernel.Shape(
         batch, rows, width, channels, pads, row, inverse_scale, zero_point, dtype, nchw=planes is not None
     )
-    output = ep.Geometry(*(int(extent) for extent in call.ty.shape.values), channels=1)
+    output = ep.Geometry(batch, rows, width, channels)
     return Anchor(
         kind="quantize",
         shape=shape,

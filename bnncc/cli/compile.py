@@ -1,11 +1,18 @@
 """bnncc compile."""
 
+import dataclasses
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bnncc.cli import output
+
+if TYPE_CHECKING:
+    from bnncc.artifact import Calibration
+
+QUANTIZE = "bnncc.QuantizeConvs"
 
 
 @click.command()
@@ -13,10 +20,21 @@ from bnncc.cli import output
 @click.option("--target", required=True, help="The machine to compile for; bnncc targets lists them.")
 @click.option("-o", "--output", "out", metavar="OUT.bnn", help="The artifact.  [default: MODEL.bnn beside the model]")
 @output.shape_option
+@click.option(
+    "--calibrate",
+    metavar="DATA.npz",
+    help="Compute float convolutions in 8-bit integers; DATA holds typical samples by input name, and labels if any.",
+)
 @click.option("--dump-ir", metavar="DIR", help="Write the IR after every pass into this folder.")
 @output.json_option
 def command(
-    model: str, target: str, out: str | None, shape: tuple[str, ...], dump_ir: str | None, json_file: str | None
+    model: str,
+    target: str,
+    out: str | None,
+    shape: tuple[str, ...],
+    calibrate: str | None,
+    dump_ir: str | None,
+    json_file: str | None,
 ) -> None:
     """Compile an ONNX file to an artifact for one target.
 
@@ -24,12 +42,15 @@ def command(
     Example:
       bnncc compile net.onnx --target native -o net.bnn
       bnncc compile net.onnx --target arm --shape x=1,3,224,224 -o net.arm.bnn
+      bnncc compile net.onnx --target native --calibrate samples.npz
     """
     shapes = output.parse_shapes(shape)
     path = Path(out) if out is not None else Path(model).parent / f"{Path(model).stem}.bnn"
     output.check_output(path, model)
-    from bnncc import compiler
+    from bnncc import compiler, npz
 
+    samples = npz.read_any(calibrate) if calibrate is not None else None
+    options: dict[str, Any] = {"shapes": shapes, "calibrate": samples, "dump_ir": dump_ir}
     start = time.perf_counter()
     terminal = output.console(stderr=True)
     if terminal.is_terminal:
@@ -42,27 +63,47 @@ def command(
             def progress(stage: str, done: int, total: int) -> None:
                 bar.update(task, description=stage, completed=done, total=total)
 
-            artifact = compiler.compile(model, target, shapes=shapes, dump_ir=dump_ir, progress=progress)
+            artifact = compiler.compile(model, target, progress=progress, **options)
     else:
-        artifact = compiler.compile(model, target, shapes=shapes, dump_ir=dump_ir, progress=None)
+        artifact = compiler.compile(model, target, progress=None, **options)
     artifact.save(path)
     seconds = time.perf_counter() - start
-    layers = artifact.manifest.layers
+    manifest = artifact.manifest
+    layers, calibration = manifest.layers, manifest.calibration
     binary = sum(layer.binary for layer in layers)
     report = {
         "artifact": str(path),
-        "target": artifact.manifest.target,
+        "target": manifest.target,
         "bytes": path.stat().st_size,
-        "arena_bytes": artifact.manifest.arena_bytes,
+        "arena_bytes": manifest.arena_bytes,
         "layers": len(layers),
         "binary_layers": binary,
+        "calibration": dataclasses.asdict(calibration) if calibration else None,
         "seconds": round(seconds, 3),
     }
-    output.show(
-        report,
-        json_file,
-        lambda: click.echo(
-            f"{path}: target {artifact.manifest.target}, {len(layers)} layers, {binary} of them binary, "
+
+    def show() -> None:
+        click.echo(
+            f"{path}: target {manifest.target}, {len(layers)} layers, {binary} of them binary, "
             f"{output.size(path)}, compiled in {seconds:.1f} s"
-        ),
+        )
+        if calibration:
+            refused = [reason for record in manifest.passes for reason in record.refused if record.name == QUANTIZE]
+            click.echo(_changes(calibration))
+            for reason in refused:
+                click.echo(f"stays float32: {reason}")
+
+    output.show(report, json_file, show)
+
+
+def _changes(calibration: "Calibration") -> str:
+    """What 8-bit convolutions changed, in a sentence or two."""
+    text = (
+        f"{calibration.layers} convolutions in 8-bit integers. On {calibration.samples} samples, run as "
+        f"{calibration.target}: outputs differ by at most {calibration.largest_difference:.2%} of the largest"
     )
+    if calibration.agreement is not None:
+        text += f", {calibration.agreement:.2%} of the answers are the same"
+    if calibration.accuracy_float is not None and calibration.accuracy_int8 is not None:
+        text += f"; accuracy {calibration.accuracy_float:.2%} before, {calibration.accuracy_int8:.2%} after"
+    return text + "."

@@ -54,7 +54,7 @@ def arrange_weights(
     channels = weights.shape[3]
     padded = weights.reshape(shape.kernel[0], runs, length, channels)
     padded = np.pad(padded, [(0, 0), (0, 0), (0, -length % use.group), (0, -channels % lanes)])
-    inputs, outputs = (-1, use.group // use.part, use.part), (-1, lanes // use.lanes, use.lanes)
+    inputs, outputs = (-1, use.group // use.part, use.part), (padded.shape[3] // lanes, lanes // use.lanes, use.lanes)
     split = padded.reshape(shape.kernel[0], runs, *inputs, *outputs)
     arranged = np.ascontiguousarray(split.transpose(5, 0, 1, 2, 6, 3, 7, 4), dtype=use.weights)
     return arranged.reshape(-1), np.pad(bias, (0, -channels % lanes))

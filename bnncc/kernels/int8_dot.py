@@ -6,7 +6,9 @@ all lanes, the weights of the lanes lie one behind the other. Nothing saturates,
 - "vnni", x86 with AVX512_VNNI: vpdpbusd, four products of uint8 and int8. (Not vpdpbusds, which saturates.)
 - "madd", x86: pmaddwd, two products of int16. pmaddubsw would multiply bytes, but saturates their sum to 16 bits.
 - "sdot", ARM with the dot product extension: four products of int8.
-- "smlal", ARM: two products of int8 (smull, smlal) fit 16 bits, because weights are never -128; sadalp adds pairs.
+- "smlal", 64-bit ARM: two products of int8 (smull, smlal) fit 16 bits, because weights are never -128; sadalp adds
+  the pairs. "vmlal" is the same on 32-bit ARM.
+- "", any machine: one product of int16, which LLVM widens.
 """
 
 from collections.abc import Callable
@@ -47,7 +49,9 @@ def dot(target: Target) -> Dot:
     if target.int8_dot == "madd":
         return Dot(2, "int16", "int16", lanes, 2, _pmaddwd(lanes))
     if target.int8_dot == "smlal":
-        return Dot(4, "int8", "int8", lanes, 2, _smlal(target, lanes))
+        return Dot(4, "int8", "int8", lanes, 2, _smlal(lanes, _saddlp(lanes)))
+    if target.int8_dot == "vmlal":
+        return Dot(4, "int8", "int8", lanes, 2, _smlal(lanes, _vpadal(lanes)))
     return plain(1, 1, "int16", "int16", lanes)
 
 
@@ -80,21 +84,29 @@ def _intrinsic(name: str, lanes: int) -> Callable[[Expr, Expr, Expr], Expr]:
     return add
 
 
-def _smlal(target: Target, lanes: int) -> Callable[[Expr, Expr, Expr], Expr]:
-    name = "llvm.aarch64.neon.saddlp" if target.machine == "aarch64" else "llvm.arm.neon.vpaddls"
-
-    def half(values: Expr, row: Expr, first: int) -> Expr:
-        pair = tirx.Shuffle([values], [tirx.const(first + i, "int32") for i in range(2)])
-        everywhere = T.reinterpret(f"int8x{2 * lanes}", splat(T.reinterpret("int16", pair), lanes))
+def _smlal(lanes: int, add_pairs: Callable[[Expr, Expr], Expr]) -> Callable[[Expr, Expr, Expr], Expr]:
+    def half(pairs: Expr, row: Expr, first: int) -> Expr:
+        everywhere = tirx.Shuffle([pairs], [tirx.const(first // 2, "int32")] * lanes)
         part = tirx.Shuffle([row], [tirx.const(first * lanes + i, "int32") for i in range(2 * lanes)])
-        return cast(everywhere, "int16", 2 * lanes) * cast(part, "int16", 2 * lanes)
+        values = T.reinterpret(f"int8x{2 * lanes}", everywhere)
+        return cast(values, "int16", 2 * lanes) * cast(part, "int16", 2 * lanes)
 
     def add(total: Expr, values: Expr, row: Expr) -> Expr:
-        products = half(values, row, 0) + half(values, row, 2)
-        kind, intrinsic = f"int32x{lanes}", f"{name}.v{lanes}i32.v{2 * lanes}i16"
-        return total + T.call_llvm_pure_intrin(kind, intrinsic, products)
+        # 64 bits that hold the group twice: a pair is then broadcast from register to register.
+        pairs = T.reinterpret("int16x4", splat(T.reinterpret("int32", values), 2))
+        return add_pairs(total, half(pairs, row, 0) + half(pairs, row, 2))
 
     return add
+
+
+def _saddlp(lanes: int) -> Callable[[Expr, Expr], Expr]:
+    name = f"llvm.aarch64.neon.saddlp.v{lanes}i32.v{2 * lanes}i16"
+    return lambda total, products: total + T.call_llvm_pure_intrin(f"int32x{lanes}", name, products)
+
+
+def _vpadal(lanes: int) -> Callable[[Expr, Expr], Expr]:
+    name = f"llvm.arm.neon.vpadals.v{lanes}i32.v{2 * lanes}i16"
+    return lambda total, products: T.call_llvm_pure_intrin(f"int32x{lanes}", name, total, products)
 
 
 def _pmaddwd(lanes: int) -> Callable[[Expr, Expr, Expr], Expr]:

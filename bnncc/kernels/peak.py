@@ -3,8 +3,9 @@
     int32 bnncc_peak(int32 kind, int64 iterations, int64* done)
 
 kind 0: binary products, value += popcount(value ^ weights) on the vectors that xnor_conv2d uses; kind 1: float32
-products, value += value * factor. Each chain depends on itself alone, and there are enough of them to hide the
-latency. `*done` is read, so that nothing is known at compile time, and then holds the number of products made.
+products, value += value * factor; kind 2: products of 8-bit integers, as conv2d_int8 adds them. Each chain depends on
+itself alone, and there are enough of them to hide the latency. `*done` is read, so that nothing is known at compile
+time, and then holds the number of products made.
 """
 
 from collections.abc import Callable
@@ -13,12 +14,13 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
+from bnncc.kernels.int8_dot import dot
 from bnncc.kernels.registers import Buffer, Expr, local, ramp, splat
 from bnncc.kernels.tiles import arg
 from bnncc.targets.target import Target
 
-BINARY, FLOAT = 0, 1
-_CHAINS = {BINARY: 10, FLOAT: 12}  # within 16 registers, with what the instructions need beside them
+BINARY, FLOAT, INT8 = 0, 1, 2
+_CHAINS = {BINARY: 10, FLOAT: 12, INT8: 12}  # within 16 registers, with what the instructions need beside them
 _UNLIKELY = 0x5BD1E995_2127599B  # no sum of results is this, but the compiler cannot know
 
 
@@ -32,6 +34,8 @@ def build(target: Target) -> tirx.PrimFunc:
             _binary(target, iterations, done)
         with T.If(kind == FLOAT), T.Then():
             _float(target, iterations, done)
+        with T.If(kind == INT8), T.Then():
+            _int8(target, iterations, done)
     return ib.get()
 
 
@@ -55,6 +59,20 @@ def _float(target: Target, iterations: Expr, done: Buffer) -> None:
         T.buffer_store(chain, factor + splat(tirx.const(float(number + 1), "float32"), lanes), [ramp(0, lanes)])
     _repeat(iterations, chains, lambda value: value + value * factor, lanes)
     _store(chains, lanes, words, iterations, lanes, done)
+
+
+def _int8(target: Target, iterations: Expr, done: Buffer) -> None:
+    use = dot(target)
+    bits = use.group * (16 if use.inputs == "int16" else 8)
+    values = T.Bind(T.reinterpret(f"{use.inputs}x{use.group}", T.cast(done[0], f"int{bits}")))
+    chains = [local("int32", use.lanes) for _ in range(_CHAINS[INT8])]
+    for number, chain in enumerate(chains):
+        start = splat(T.cast(done[0], "int32") + tirx.const(number + 1, "int32"), use.lanes)
+        T.buffer_store(chain, start, [ramp(0, use.lanes)])
+    # The sums themselves are the weights: constant ones would be multiplied once, before the loop.
+    kind = f"{use.weights}x{use.group * use.lanes}"
+    _repeat(iterations, chains, lambda value: use.add(value, values, T.reinterpret(kind, value)), use.lanes)
+    _store(chains, use.lanes, use.lanes // 2, iterations, use.group * use.lanes, done)
 
 
 def _repeat(iterations: Expr, chains: list[Buffer], step: Callable[[Expr], Expr], lanes: int) -> None:

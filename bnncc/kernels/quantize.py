@@ -82,9 +82,7 @@ def _row(shape: Shape, source: Buffer, first: Expr, output: Buffer, at: Expr, co
     runs(count, lanes, move)
 
 
-def _interleave(
-    shape: Shape, source: Buffer, first: Expr, plane: int, output: Buffer, at: Expr, lanes: int
-) -> None:
+def _interleave(shape: Shape, source: Buffer, first: Expr, plane: int, output: Buffer, at: Expr, lanes: int) -> None:
     """A row of each plane becomes a row of pixels."""
 
     def move(here: Expr, width: int) -> None:

@@ -76,11 +76,11 @@ void _start(void) {{
 """
 
 
-def run(model: Path, folder: Path, *inputs: Array, target: str = "arm") -> list[Array]:
+def run(model: Path, folder: Path, *inputs: Array, target: str = "arm", float_convs: Any = None) -> list[Array]:
     """The outputs of `model`, compiled for `target` and executed under qemu."""
     chosen = targets.find(target)
     machine = MACHINES[chosen.machine]
-    _, program, _ = compiler.lower(model, chosen)
+    _, program, _ = compiler.lower(model, chosen, float_convs=float_convs)
     objects, arena = assemble(program, chosen)
     names = []
     for number, content in enumerate(objects):

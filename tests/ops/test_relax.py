@@ -5,7 +5,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bnncc.ops import binarize, binary_conv2d, or_pool2d, pack, pad_bits, threshold, xnor_conv2d
+from bnncc.ops import (
+    binarize,
+    binary_conv2d,
+    conv2d_int8,
+    or_pool2d,
+    pack,
+    pad_bits,
+    quantize,
+    threshold,
+    xnor_conv2d,
+)
 from bnncc.ops.window import Window
 from tests.irtest import build, evaluate, parse
 
@@ -109,3 +119,23 @@ def test_binarize(unipolar: int, threshold: float) -> None:
     x = np.array([[-1.0, -0.0, 0.0, 0.5, 1e-45, 2.0, np.nan]], np.float32)
     got = run(lambda v: binarize.call(v, unipolar, threshold), x)
     assert (got == binarize.meaning(x, unipolar=bool(unipolar), threshold=threshold)).all()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16"])
+def test_quantize(dtype: str) -> None:
+    x = (BITS.standard_normal((2, 3, 4, 3)) * 3).astype(np.float32)
+    x[0, 0, 0] = (np.nan, np.inf, -np.inf)
+    x[1] = np.round(x[1]) + np.float32(0.5)  # ties
+    got = run(lambda v: quantize.call(v, 20.5, 7, (1, 2, 0, 1), 24, dtype), x)
+    want = quantize.meaning(x, inverse_scale=20.5, zero_point=7, pads=(1, 2, 0, 1), row=24, dtype=dtype)
+    assert got.dtype == dtype
+    assert (got == want).all()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16"])
+def test_conv2d_int8(dtype: str) -> None:
+    low, high = quantize.LIMITS[dtype]
+    q = BITS.integers(low, high + 1, (2, 7, 20)).astype(dtype)
+    w, bias = BITS.integers(-127, 128, (3, 2, 3, 5)).astype(np.int8), BITS.integers(-99, 99, 5, dtype=np.int32)
+    got = run(lambda v: conv2d_int8.call(v, w, bias, 6, (2, 1), (1, 2)), q)
+    assert (got == conv2d_int8.meaning(q, w, bias, width=6, strides=(2, 1), dilations=(1, 2))).all()

@@ -16,12 +16,15 @@ from bnncc.passes import (
     legalize_rest,
     lower_to_xnor,
     pipeline,
+    quantize_convs,
     sign_before_max_pool,
     to_nhwc,
 )
 from bnncc.targets import find
 from tests.irtest import docstring_example, evaluate, parse, random_inputs
 
+EVERY = {"fewest_macs": 1, "fewest_macs_per_input": 1}
+CALIBRATED = {0: quantize_convs.Range(-128, 127)}
 PASSES: list[tuple[Any, Any]] = [
     (fold_batch_norm, fold_batch_norm.FoldBatchNorm),
     (to_nhwc, to_nhwc.ToNHWC),
@@ -31,6 +34,7 @@ PASSES: list[tuple[Any, Any]] = [
     (drop_scale_before_sign, drop_scale_before_sign.DropScaleBeforeSign),
     (lower_to_xnor, lambda: lower_to_xnor.LowerToXnor(word_bytes=1)),
     (fold_thresholds, fold_thresholds.FoldThresholds),
+    (quantize_convs, lambda: quantize_convs.QuantizeConvs(CALIBRATED, dtype="uint8", **EVERY)),
     (fuse_epilogue, fuse_epilogue.FuseEpilogue),
     (legalize_rest, legalize_rest.LegalizeRest),
 ]
@@ -83,5 +87,6 @@ def test_symbolic_batch_is_left_alone(module: Any, make: Any) -> None:
 
 
 def test_every_pass_of_the_pipeline_is_here() -> None:
-    ours = [p.info.name for p in pipeline(find("x86")) if p.info.name.startswith("bnncc.")]
+    steps = pipeline(find("x86"), quantize_convs.QuantizeConvs({}, dtype="uint8"))
+    ours = [p.info.name for p in steps if p.info.name.startswith("bnncc.")]
     assert ours == [make().info.name for _, make in PASSES]
