@@ -103,8 +103,8 @@ def test_peak_counts_macs(model: runtime.Model, kind: str) -> None:
 
 
 def test_unknown_peak(model: runtime.Model) -> None:
-    with pytest.raises(OptionError, match="allowed are binary, float32"):
-        model.peak("int8", 1)
+    with pytest.raises(OptionError, match="allowed are binary, float32, int8"):
+        model.peak("float64", 1)
 
 
 def loaded_libraries() -> int:
