@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,6 +18,7 @@ MOST_TURNS = 2000
 PATIENCE = 3  # times the seconds asked for, while turns are being disturbed
 _WAITED = 1.02  # wall time over CPU time from which on a turn counts as disturbed
 
+Key = TypeVar("Key")
 Repeat = Callable[[int], object]  # runs the thing so many times
 
 
@@ -86,16 +88,17 @@ def calibrate(turn: Timed) -> int:
 
 
 def best(run: Repeat, tries: int = 40) -> float:
-    """Fewest seconds that one execution took, over several undisturbed turns."""
+    """Fewest seconds that one execution took, over several turns; of the undisturbed ones, if there are any."""
     turn = timed(run)
     times = calibrate(turn)
-    return min(turn(times).cpu for _ in range(tries)) / times
+    turns = [turn(times) for _ in range(tries)]
+    return min(one.wall for one in [one for one in turns if not one.disturbed] or turns) / times
 
 
-def medians(turns: Mapping[str, Timed], *, seconds: float) -> dict[str, Median]:
+def medians(turns: Mapping[Key, Timed], *, seconds: float) -> dict[Key, Median]:
     """Medians of things that take turns, each for `seconds` in all and `FEWEST_TURNS` turns at least."""
     times = {name: calibrate(turn) for name, turn in turns.items()}
-    taken: dict[str, list[Turn]] = {name: [] for name in turns}
+    taken: dict[Key, list[Turn]] = {name: [] for name in turns}
     while waiting := [name for name in turns if not _enough(taken[name], seconds)]:
         for name in waiting:
             turns[name](1)  # refills the caches that the others have used

@@ -110,10 +110,8 @@ def run(model: Path, folder: Path, *inputs: Array, target: str = "arm", float_co
         "-O1",
         "-static",
     ]
-    command = [sys.executable, "-m", "ziglang", "cc", *options, "-o", "net", "main.c"]
-    linked = subprocess.run(
-        [*command, "-fno-stack-protector", *names], cwd=folder, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", "ziglang", "cc", *options, "-fno-stack-protector", "-o", "net", "main.c"]
+    linked = subprocess.run([*command, *names], cwd=folder, capture_output=True, text=True, check=False)
     assert linked.returncode == 0, linked.stderr
     data = b"".join(np.ascontiguousarray(array).tobytes() for array in inputs)
     done = subprocess.run([machine.qemu, "./net"], cwd=folder, input=data, check=True, capture_output=True)

@@ -1,0 +1,45 @@
+"""The quality of the ARM code without a board: binary multiply-accumulates in a cycle of the kernels' hot loops."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from benchmarks import hot_loop, layers
+from bnncc.build.codegen import compile_object
+from bnncc.targets import TARGETS
+
+# Target -> core that its hot loops are modelled on. LLVM has no model of Cortex-A7 or A53 for 32-bit code.
+CORES = {"rpi3": "cortex-a53", "rpi4": "cortex-a72", "rpi5": "cortex-a76", "armv7": "cortex-a72"}
+
+# eor, cnt and add for 128 products, at the vector instructions that a core starts in a cycle.
+LIMIT = {"cortex-a53": 128 / 3, "cortex-a72": 256 / 3, "cortex-a76": 256 / 3}
+
+# Larq Compute Engine 0.16.0's hand-written aarch64 kernels (8 channels by 4 pixels), by the same tool.
+LARQ = {"rpi3": "22 to 32", "rpi4": "85.1", "rpi5": "85"}
+
+
+@dataclass(frozen=True)
+class LoopRate:
+    """One kernel's hot loop. `macs_per_cycle` is None where llvm-mca has no model of the core."""
+
+    target: str
+    core: str
+    name: str
+    instructions: int
+    spills: int
+    macs_per_cycle: float | None
+    kind: str = "modelled"
+
+
+def measure() -> Iterator[LoopRate]:
+    """All kernels of ResNet-18's shapes for all cores. llvm-mca must be there."""
+    for name, core in CORES.items():
+        target = TARGETS[name]
+        for kernel in (3, 1):
+            for channels, _, extent, _ in layers.RESNET18:
+                for full in (False, True):
+                    case = layers.binary_convolution(
+                        "ResNet-18", kernel, channels, channels, extent, 1, full=full, target=target
+                    )
+                    loop = hot_loop.find(compile_object({"kernel": case.kernel}, target, form="s").decode())
+                    rate = hot_loop.macs_per_cycle(loop, target.triple, core)
+                    yield LoopRate(name, core, case.name, len(loop.instructions), loop.spills, rate)
