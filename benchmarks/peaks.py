@@ -1,7 +1,6 @@
 """What this machine can do at best: arithmetic in registers, and copying within each level of its memory."""
 
 import ctypes
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,23 +11,15 @@ from tvm.tirx.script.builder import ir as T
 
 from benchmarks.native import aligned, bind, open_library
 from benchmarks.timing import best
-from bnncc import cpu
 from bnncc.kernels import peak
-from bnncc.kernels.registers import Expr, local, ramp, splat
+from bnncc.kernels.registers import Expr, ramp
 from bnncc.kernels.tiles import arg
 from bnncc.targets.target import Target
 
 _ITERATIONS = 10_000  # of a peak loop in one call
-_CHAINS = 12
 _UNROLLED = 8  # vectors copied in one iteration
 _MEMORY = 1 << 62
 _MEMORY_COPIED = 64 << 20  # bytes copied to measure main memory
-
-# Integer dot products by the bits of the vectors: /proc/cpuinfo's name of the feature, LLVM's, and the intrinsic.
-_DOT = {
-    512: ("avx512_vnni", "+avx512vnni", "llvm.x86.avx512.vpdpbusd.512"),
-    256: ("avx_vnni", "+avxvnni", "llvm.x86.avx512.vpdpbusd.256"),
-}
 
 
 @dataclass(frozen=True)
@@ -58,17 +49,10 @@ class Peaks:
 
 def measure(target: Target) -> Peaks:
     """The peaks of one target's instructions: the best of several tries each, since a peak is what can be had."""
-    gmacs, missing = {}, {}
     library = open_library({"peak": peak.build(target)}, {}, target)
-    for number, kind in ((peak.BINARY, "binary"), (peak.FLOAT, "float32")):
-        gmacs[kind] = _arithmetic(library, number)
-    feature, attribute, intrinsic = _DOT.get(target.vector_bits, ("", "", ""))
-    if feature and feature in cpu.features():
-        able = dataclasses.replace(target, attributes=(*target.attributes, attribute))
-        run = bind(_dot(target.vector_bits, intrinsic), able, [aligned(16, "int32")])
-        gmacs["int8"] = _ITERATIONS * _CHAINS * target.vector_bits / 8 / best(run) / 1e9
-    else:
-        missing["int8"] = f"this CPU has no {feature or 'integer dot product'} for the vectors of {target.name}"
+    kinds = {"binary": peak.BINARY, "float32": peak.FLOAT} | ({"int8": peak.INT8} if target.int8_dot else {})
+    gmacs = {name: _arithmetic(library, number) for name, number in kinds.items()}
+    missing = {} if "int8" in gmacs else {"int8": f"{target.name} has no instructions for them"}
     return Peaks(target.name, gmacs, tuple(_levels(target)), missing)
 
 
@@ -80,27 +64,6 @@ def _arithmetic(library: ctypes.CDLL, kind: int) -> float:
 
     run(1)
     return done.value / best(run) / 1e9
-
-
-def _dot(bits: int, intrinsic: str) -> tirx.PrimFunc:
-    """_CHAINS sums of products of four unsigned with four signed bytes a lane, `_ITERATIONS` times."""
-    lanes = bits // 32
-    with IRBuilder() as ib, T.prim_func():
-        result = arg("result", "int32")
-        everything = ramp(0, lanes)
-        factor = T.Bind(T.reinterpret(f"uint8x{4 * lanes}", splat(result[0], lanes)))
-        sums = [local("int32", lanes) for _ in range(_CHAINS)]
-        for number, total in enumerate(sums):
-            T.buffer_store(total, splat(tirx.const(number, "int32"), lanes), [everything])
-        with T.serial(0, _ITERATIONS):
-            for total in sums:
-                new = T.call_llvm_pure_intrin(f"int32x{lanes}", intrinsic, total[everything], factor, factor)
-                T.buffer_store(total, new, [everything])
-        total = sums[0][everything]
-        for other in sums[1:]:
-            total = T.bitwise_xor(total, other[everything])
-        T.buffer_store(result, total, [everything])
-    return ib.get()
 
 
 def _levels(target: Target) -> Iterator[Level]:
