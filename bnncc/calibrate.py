@@ -53,7 +53,7 @@ def compile_int8(
     here = targets.find("native")
     watched = runtime.load(compiler.build(model, here, float_convs=WatchConvs(), shapes=shapes, progress=progress))
     samples = Samples.of(data, watched.manifest.inputs, watched.manifest.outputs)
-    ranges = find_ranges(watched, samples)
+    ranges = find_ranges(watched, samples, progress)
 
     def build(chosen: Target, folder: str | os.PathLike[str] | None) -> Artifact:
         quantize = QuantizeConvs(ranges, dtype=chosen.int8_inputs)
@@ -62,7 +62,7 @@ def compile_int8(
     artifact = build(target, dump_ir)
     # A machine of another family computes the same integers: what changes can be seen here just as well.
     runs_here = runtime.runs_here(artifact.manifest)
-    calibration = compare(watched, runtime.load(artifact if runs_here else build(here, None)), samples)
+    calibration = compare(watched, runtime.load(artifact if runs_here else build(here, None)), samples, progress)
     manifest = dataclasses.replace(artifact.manifest, calibration=calibration)
     return Artifact(manifest, artifact.library)
 
@@ -95,11 +95,14 @@ class Samples:
         count = runs.pop() * batch
         return cls(inputs, count, batch, _labels(data[LABELS], count, outputs) if LABELS in data else None)
 
-    def runs(self) -> Iterator[dict[str, Array]]:
+    def runs(self, stage: str, progress: compiler.Progress | None = None) -> Iterator[dict[str, Array]]:
         """The inputs of one run after the other."""
         runs = self.count // self.batch
         for number in range(runs):
-            yield {name: np.array_split(array, runs)[number] for name, array in self.inputs.items()}
+            if progress:
+                progress(stage, number, runs)
+            first = number * self.batch
+            yield {name: array[first : first + self.batch] for name, array in self.inputs.items()}
 
 
 def _checked(array: Array, tensor: Tensor) -> Array:
@@ -121,6 +124,8 @@ def _checked(array: Array, tensor: Tensor) -> Array:
 
 
 def _labels(labels: Array, count: int, outputs: Sequence[Tensor]) -> npt.NDArray[np.int64]:
+    if not isinstance(labels, np.ndarray):
+        raise InputError(f"calibration data: {LABELS}: found {type(labels).__name__}, allowed is a numpy array")
     found = f"{labels.dtype} {list(labels.shape)}"
     classes = next((tensor.shape[1] for tensor in outputs if _classifies(tensor)), 0)
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
@@ -141,11 +146,11 @@ def _classifies(tensor: Tensor) -> bool:
 # Ranges -------------------------------------------------------------------------------------------------------------
 
 
-def find_ranges(watched: Model, samples: Samples) -> dict[int, Range]:
+def find_ranges(watched: Model, samples: Samples, progress: compiler.Progress | None = None) -> dict[int, Range]:
     """For each float convolution of a network compiled with WatchConvs, the range of its input."""
     names = [tensor.name for tensor in watched.manifest.outputs if tensor.name.startswith(compiler.WATCHED)]
     extremes = dict.fromkeys(names, (0.0, 0.0))  # 0 is always covered: borders hold it
-    for inputs in samples.runs():
+    for inputs in samples.runs("find ranges", progress):
         outputs = run(watched, inputs)
         for name in names:
             low, high = float(outputs[name].min()), float(outputs[name].max())
@@ -155,7 +160,7 @@ def find_ranges(watched: Model, samples: Samples) -> dict[int, Range]:
                 )
             extremes[name] = min(extremes[name][0], low), max(extremes[name][1], high)
     counts = {name: np.zeros(_BINS) for name in names}
-    for inputs in samples.runs():
+    for inputs in samples.runs("find best ranges", progress):
         outputs = run(watched, inputs)
         for name in names:
             counts[name] += np.histogram(outputs[name], _BINS, extremes[name])[0]
@@ -180,13 +185,13 @@ def best_range(counts: npt.NDArray[np.float64], low: float, high: float) -> Rang
 # Comparison ---------------------------------------------------------------------------------------------------------
 
 
-def compare(before: Model, after: Model, samples: Samples) -> Calibration:
+def compare(before: Model, after: Model, samples: Samples, progress: compiler.Progress | None = None) -> Calibration:
     """What changed between the float network and the one with 8-bit convolutions."""
     outputs = after.manifest.outputs
     difference, scale = ({tensor.name: 0.0 for tensor in outputs} for _ in range(2))
     classes = next((tensor.name for tensor in outputs if _classifies(tensor)), None)
     chosen: list[tuple[Array, Array]] = []
-    for inputs in samples.runs():
+    for inputs in samples.runs("compare with float32", progress):
         old, new = run(before, inputs), run(after, inputs)
         for name in difference:
             difference[name] = max(difference[name], float(np.abs(old[name] - new[name]).max()))

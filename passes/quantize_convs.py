@@ -119,6 +119,8 @@ class QuantizeConvs:
             return "the target has no instructions for 8-bit integers that are faster than float32"
         if position not in self._ranges:
             return "the range of its input is not known"
+        if self._ranges[position] == Range(0.0, 0.0):
+            return "its input was 0 in all samples"
         if int(call.attrs.groups) != 1:
             return f"a convolution in {call.attrs.groups} groups"
         if not dataflow.is_constant(call.args[1]):

@@ -171,6 +171,7 @@ NAN[1, 0, 0, 0] = np.nan
         ({"x": NAN}, "sample 1 holds NaN or an infinity"),
         ({"x": samples(), "labels": np.zeros(5, int)}, r"labels: found int64 \[5\], allowed are whole numbers \[6\]"),
         ({"x": samples(), "labels": np.zeros(6)}, r"labels: found float64"),
+        ({"x": samples(), "labels": [0] * 6}, r"labels: found list"),
         ({"x": samples(), "labels": np.full(6, 10)}, "found 10 to 10, allowed are 0 to 9"),
     ],
 )
@@ -182,7 +183,7 @@ def test_wrong_samples(data: dict[str, Array], message: str) -> None:
 def test_samples_of_several_inputs_and_batches() -> None:
     tensors = [Tensor("a", (2, 3), "float32"), Tensor("b", (2, 1), "float32")]
     data = {"a": np.arange(12, dtype=np.float32).reshape(4, 3), "b": np.arange(4, dtype=np.float32).reshape(4, 1)}
-    runs = list(calibrate.Samples.of(data, tensors, [Y]).runs())
+    runs = list(calibrate.Samples.of(data, tensors, [Y]).runs("read"))
     assert [run["b"].reshape(-1).tolist() for run in runs] == [[0, 1], [2, 3]]
     for count, message in ((2, "every input needs as many"), (3, "multiple of 2")):
         with pytest.raises(InputError, match=message):

@@ -67,6 +67,7 @@ def test_integers_are_those_of_numpy() -> None:
         (random(1, 8, 8, 4), random(3, 3, 4, 8), {}, {"fewest_macs": 10**6}, "products, fewer than 1000000"),
         (random(1, 8, 8, 4), random(1, 1, 4, 4), {}, {"fewest_macs_per_input": 32}, "fewer than 32 each"),
         (random(1, 8, 8, 4), random(3, 3, 4, 8), {}, {"ranges": {}}, "range of its input is not known"),
+        (random(1, 8, 8, 4), random(3, 3, 4, 8), {}, {"ranges": {0: Range(0.0, 0.0)}}, "was 0 in all samples"),
         (random(1, 8, 8, 4), random(3, 3, 4, 8), {}, {"dtype": ""}, "no instructions for 8-bit"),
         (random(1, 1, 1, 40000), random(1, 1, 40000, 8), {}, {}, "may not fit int32"),
     ],
