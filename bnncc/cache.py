@@ -1,0 +1,98 @@
+"""Artifacts that were compiled before, by what they were made of.
+
+The key is a hash of everything that decides the result: the model's bytes, the target as data, the options, the data
+given for calibration, bnncc's own source files and the versions of what it compiles with. So an entry is never out of
+date, it is only found or not. Entries are checked like any other .bnn file when they are read; a damaged one is
+compiled anew.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bnncc.artifact import Artifact
+from bnncc.errors import ArtifactError, BnnccError
+from bnncc.targets.target import Target
+
+COMPILERS = ("apache-tvm", "apache-tvm-ffi", "numpy", "onnx", "ziglang")
+MOST_BYTES = 1 << 30  # of all entries; the ones not used for the longest time go first
+
+
+def default_folder() -> Path:
+    """~/.cache/bnncc, or where XDG_CACHE_HOME says."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bnncc"
+
+
+def key(
+    model: bytes,
+    target: Target,
+    shapes: Mapping[str, tuple[int, ...]],
+    samples: Mapping[str, npt.NDArray[Any]] | None,
+) -> str:
+    """64 hexadecimal digits that stand for one compilation."""
+    digest = hashlib.sha256()
+
+    def add(*parts: bytes) -> None:
+        for part in parts:  # with its length before it, so that no two lists of parts read the same
+            digest.update(len(part).to_bytes(8, "little"))
+            digest.update(part)
+
+    for path in sorted(set(_sources())):
+        add(path.name.encode(), path.read_bytes())
+    add(*(f"{name} {version(name)}".encode() for name in COMPILERS))
+    add(model, target.name.encode(), repr(target.llvm).encode(), repr(sorted(shapes.items())).encode())
+    for name, array in sorted((samples or {}).items()):
+        add(name.encode(), str(array.dtype).encode(), repr(array.shape).encode(), np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def is_whole(model: bytes) -> bool:
+    """Whether the file surely holds all its weights: one that keeps some in other files names their `location`."""
+    return b"location" not in model
+
+
+def _sources() -> Iterable[Path]:
+    """Every source file of the package, passes and targets too: they are links beside it, or were installed there."""
+    folder = Path(__file__).parent
+    yield from folder.rglob("*.py")
+    for linked in ("passes", "targets"):  # rglob does not follow links
+        yield from (folder / linked).glob("*.py")
+
+
+def find(folder: Path, entry: str) -> Artifact | None:
+    """The artifact kept under this key, if there is an undamaged one."""
+    path = folder / f"{entry}.bnn"
+    if not path.is_file():
+        return None
+    try:
+        artifact = Artifact.load(path)
+    except ArtifactError:
+        return None
+    os.utime(path)
+    return artifact
+
+
+def keep(folder: Path, entry: str, artifact: Artifact) -> None:
+    """Keep an artifact. A folder that cannot be written is no error: the next compilation only takes longer."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        artifact.save(folder / f"{entry}.bnn")
+        _make_room(folder)
+    except (OSError, BnnccError):
+        return
+
+
+def _make_room(folder: Path) -> None:
+    found = sorted(((path.stat(), path) for path in folder.glob("*.bnn")), key=lambda item: item[0].st_mtime)
+    total = sum(status.st_size for status, _ in found)
+    for status, path in found[:-1]:
+        if total <= MOST_BYTES:
+            break
+        path.unlink(missing_ok=True)
+        total -= status.st_size
