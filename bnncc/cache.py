@@ -8,7 +8,7 @@ compiled anew.
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bnncc import targets
 from bnncc.artifact import Artifact
 from bnncc.errors import ArtifactError, BnnccError
 from bnncc.targets.target import Target
+
+Progress = Callable[[str, int, int], None]
 
 COMPILERS = ("apache-tvm", "apache-tvm-ffi", "numpy", "onnx", "ziglang")
 MOST_BYTES = 1 << 30  # of all entries; the ones not used for the longest time go first
@@ -29,7 +32,34 @@ def default_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bnncc"
 
 
+def compile(
+    model: str,
+    target: str,
+    folder: Path,
+    *,
+    shapes: Mapping[str, tuple[int, ...]],
+    calibrate: Mapping[str, npt.NDArray[Any]] | None,
+    progress: Progress | None,
+) -> tuple[Artifact, bool]:
+    """As `bnncc.compile`, and whether the artifact was there already."""
+    from bnncc import compiler
+
+    path = Path(model)
+    content = path.read_bytes() if path.is_file() else b""
+    entry = ""
+    if content and is_whole(content):
+        entry = key(path.stem, content, targets.find(target), shapes, calibrate)
+        found = find(folder, entry)
+        if found is not None:
+            return found, True
+    artifact = compiler.compile(model, target, shapes=shapes, calibrate=calibrate, progress=progress)
+    if entry:
+        keep(folder, entry, artifact)
+    return artifact, False
+
+
 def key(
+    name: str,
     model: bytes,
     target: Target,
     shapes: Mapping[str, tuple[int, ...]],
@@ -46,7 +76,7 @@ def key(
     for path in sorted(set(_sources())):
         add(path.name.encode(), path.read_bytes())
     add(*(f"{name} {version(name)}".encode() for name in COMPILERS))
-    add(model, target.name.encode(), repr(target.llvm).encode(), repr(sorted(shapes.items())).encode())
+    add(name.encode(), model, target.name.encode(), repr(target.llvm).encode(), repr(sorted(shapes.items())).encode())
     for name, array in sorted((samples or {}).items()):
         add(name.encode(), str(array.dtype).encode(), repr(array.shape).encode(), np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

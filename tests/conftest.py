@@ -1,6 +1,6 @@
 """Networks with statistics as if trained, exported once per test session."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -70,3 +70,12 @@ def exported(
         return path
 
     return file
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests keep what they compile away from the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bnncc.cache.default_folder", lambda: folder)
+        yield

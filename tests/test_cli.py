@@ -95,6 +95,18 @@ def test_compile_writes_beside_the_model_and_reports_json(tmp_path: Path) -> Non
     assert report["bytes"] == (tmp_path / "toy.bnn").stat().st_size
 
 
+def test_compile_takes_what_did_not_change_from_the_cache(tmp_path: Path) -> None:
+    (tmp_path / "again.onnx").write_bytes(toys.add_and_relu())
+    command = ("compile", tmp_path / "again.onnx", "--target", "x86-avx2")
+    assert "compiled in" in succeeds(*command)
+    first = (tmp_path / "again.bnn").read_bytes()
+    (tmp_path / "again.bnn").unlink()
+    assert "unchanged" in succeeds(*command)
+    assert (tmp_path / "again.bnn").read_bytes() == first
+    assert "compiled in" in succeeds(*command, "--no-cache")
+    assert "compiled in" in succeeds(*command[:3], "x86")
+
+
 def test_compile_fixes_dynamic_shapes_and_dumps_ir(tmp_path: Path) -> None:
     (tmp_path / "toy.onnx").write_bytes(toys.add_and_relu(("batch", 3)))
     shapes = ("--shape", "left=5,3", "--shape", "right=5,3")
@@ -255,11 +267,12 @@ def test_interrupted_is_130_and_leaves_nothing(tmp_path: Path, monkeypatch: pyte
 
     (tmp_path / "toy.onnx").write_bytes(toys.add_and_relu())
     monkeypatch.setattr("bnncc.compiler.compile", interrupt)
-    result = bnncc_command("compile", tmp_path / "toy.onnx", "--target", "native")
+    command = ("compile", tmp_path / "toy.onnx", "--target", "native", "--no-cache")
+    result = bnncc_command(*command)
     assert (result.exit_code, result.stderr) == (130, "interrupted\n")
     monkeypatch.undo()
     monkeypatch.setattr("os.fsync", interrupt)
-    assert bnncc_command("compile", tmp_path / "toy.onnx", "--target", "native").exit_code == 130
+    assert bnncc_command(*command).exit_code == 130
     assert [path.name for path in tmp_path.iterdir()] == ["toy.onnx"]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import click
 from bnncc.cli import output
 
 if TYPE_CHECKING:
-    from bnncc.artifact import Calibration
+    from bnncc.artifact import Artifact, Calibration
 
 QUANTIZE = "bnncc.QuantizeConvs"
 
@@ -25,6 +26,9 @@ QUANTIZE = "bnncc.QuantizeConvs"
     metavar="DATA.npz",
     help="Compute float convolutions in 8-bit integers; DATA holds typical samples by input name, and labels if any.",
 )
+@click.option(
+    "--cache/--no-cache", default=True, help="Take what was compiled before from ~/.cache/bnncc if nothing changed."
+)
 @click.option("--dump-ir", metavar="DIR", help="Write the IR after every pass into this folder.")
 @output.json_option
 def command(
@@ -33,6 +37,7 @@ def command(
     out: str | None,
     shape: tuple[str, ...],
     calibrate: str | None,
+    cache: bool,
     dump_ir: str | None,
     json_file: str | None,
 ) -> None:
@@ -47,10 +52,17 @@ def command(
     shapes = output.parse_shapes(shape)
     path = Path(out) if out is not None else Path(model).parent / f"{Path(model).stem}.bnn"
     output.check_output(path, model)
+    from bnncc import cache as kept
     from bnncc import compiler, npz
 
     samples = npz.read_any(calibrate) if calibrate is not None else None
-    options: dict[str, Any] = {"shapes": shapes, "calibrate": samples, "dump_ir": dump_ir}
+
+    def work(progress: Callable[[str, int, int], None] | None) -> "tuple[Artifact, bool]":
+        options: dict[str, Any] = {"shapes": shapes, "calibrate": samples, "progress": progress}
+        if cache and dump_ir is None:
+            return kept.compile(model, target, kept.default_folder(), **options)
+        return compiler.compile(model, target, dump_ir=dump_ir, **options), False
+
     start = time.perf_counter()
     terminal = output.console(stderr=True)
     if terminal.is_terminal:
@@ -63,9 +75,9 @@ def command(
             def progress(stage: str, done: int, total: int) -> None:
                 bar.update(task, description=stage, completed=done, total=total)
 
-            artifact = compiler.compile(model, target, progress=progress, **options)
+            artifact, cached = work(progress)
     else:
-        artifact = compiler.compile(model, target, progress=None, **options)
+        artifact, cached = work(None)
     artifact.save(path)
     seconds = time.perf_counter() - start
     manifest = artifact.manifest
@@ -80,12 +92,13 @@ def command(
         "binary_layers": binary,
         "calibration": dataclasses.asdict(calibration) if calibration else None,
         "seconds": round(seconds, 3),
+        "cached": cached,
     }
 
     def show() -> None:
         click.echo(
             f"{path}: target {manifest.target}, {len(layers)} layers, {binary} of them binary, "
-            f"{output.size(path)}, compiled in {seconds:.1f} s"
+            f"{output.size(path)}, " + ("unchanged since it was compiled" if cached else f"compiled in {seconds:.1f} s")
         )
         if calibration:
             refused = [reason for record in manifest.passes for reason in record.refused if record.name == QUANTIZE]
