@@ -199,7 +199,7 @@ def test_command_line(tmp_path: Path) -> None:
     arguments = ["compile", str(source), "--target", "native", "--calibrate", str(data), "-o", str(out)]
     done = CliRunner().invoke(cli.main, [*arguments, "--json", str(tmp_path / "report.json")])
     assert done.exit_code == 0, done.output
-    assert "1 convolutions in 8-bit integers. On 4 samples" in done.output
+    assert "8-bit convolutions: 1. On 4 samples" in done.output
     assert "before" in done.output
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["calibration"]["layers"] == 1

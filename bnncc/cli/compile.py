@@ -112,7 +112,7 @@ def command(
 def _changes(calibration: "Calibration") -> str:
     """What 8-bit convolutions changed, in a sentence or two."""
     text = (
-        f"{calibration.layers} convolutions in 8-bit integers. On {calibration.samples} samples, run as "
+        f"8-bit convolutions: {calibration.layers}. On {calibration.samples} samples, run as "
         f"{calibration.target}: outputs differ by at most {calibration.largest_difference:.2%} of the largest"
     )
     if calibration.agreement is not None:
