@@ -213,6 +213,7 @@ def test_command_line(tmp_path: Path) -> None:
     [
         (None, "cannot be read"),
         (b"nonsense", "not a whole .npz file"),
+        ({}, "found arrays none"),
         ({"y": samples(1)}, "allowed are exactly 'x'"),
         ({"x": np.array([{}], dtype=object)}, "not a whole .npz file|allowed are numbers"),
     ],
@@ -224,7 +225,10 @@ def test_command_line_errors(tmp_path: Path, content: Any, message: str) -> None
         data.write_bytes(content)
     elif content is not None:
         np.savez(data, allow_pickle=True, **content)
-    done = CliRunner().invoke(cli.main, ["compile", str(source), "--target", "native", "--calibrate", str(data)])
+    arguments = ["compile", str(source), "--target", "native", "-o", str(tmp_path / "net.bnn")]
+    plain = CliRunner().invoke(cli.main, [*arguments[:-1], str(tmp_path / "plain.bnn")])  # what a cache then knows
+    assert plain.exit_code == 0, plain.output
+    done = CliRunner().invoke(cli.main, [*arguments, "--calibrate", str(data)])
     assert done.exit_code == 1
     assert re.search(message, done.output)
     assert not (tmp_path / "net.bnn").exists()
