@@ -16,10 +16,12 @@ from bnncc.runtime import Array
 
 @dataclass(frozen=True)
 class Baseline:
-    """`run()` computes the network once on fixed inputs, on one thread, into `outputs`."""
+    """`run()` computes the network once on `inputs`, on one thread, into `outputs`. onnxruntime works on these very
+    arrays without holding them, so they live as long as this does."""
 
     name: str
     run: Callable[[], object]
+    inputs: dict[str, Array]
     outputs: dict[str, Array]
 
 
@@ -49,12 +51,13 @@ def onnxruntime(manifest: Manifest, model: str | os.PathLike[str], inputs: Mappi
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    bound = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
     outputs: dict[str, Array] = {tensor.name: np.empty(tensor.shape, tensor.dtype) for tensor in manifest.outputs}
     try:
         # By path where there is one: weights may lie in files beside it.
         session: Any = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         binding = session.io_binding()
-        for name, array in inputs.items():
+        for name, array in bound.items():
             binding.bind_cpu_input(name, array)
         for name, array in outputs.items():
             binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
@@ -66,4 +69,4 @@ def onnxruntime(manifest: Manifest, model: str | os.PathLike[str], inputs: Mappi
     def run() -> None:
         session.run_with_iobinding(binding)
 
-    return Baseline(f"onnxruntime {ort.__version__}", run, outputs)
+    return Baseline(f"onnxruntime {ort.__version__}", run, bound, outputs)
