@@ -38,7 +38,7 @@ def ideal_us(macs: int, peak: float, moved: int, bandwidth: float, *, after: boo
 
 def measure(cases: Sequence[Case], target: Target, peaks: Peaks, *, seconds: float) -> list[LayerTime]:
     """All cases in turns, each for `seconds`."""
-    turns = {case.name: timed(bind(case.kernel, target, case.arrays)) for case in cases}
+    turns = {case.name: timed(bind(case.kernel, target, case.arrays, case.padding)) for case in cases}
     times = medians(turns, seconds=seconds)
     rows = []
     for case in cases:

@@ -24,7 +24,8 @@ DENSE = ((1024, 1024), (4096, 4096))
 @dataclass(frozen=True)
 class Case:
     """One layer. `arithmetic` is "binary" or "float32", or "" without products. `moved` are the bytes read and written
-    (each once); `after` says that the epilogue's traffic comes after the products rather than under them."""
+    (each once); `after` says that the epilogue's traffic comes after the products rather than under them. `padding`
+    fills the workspace of a convolution."""
 
     name: str
     arithmetic: str
@@ -33,6 +34,7 @@ class Case:
     after: bool
     kernel: tirx.PrimFunc
     arrays: tuple[Array, ...]
+    padding: tirx.PrimFunc | None = None
 
 
 def cases(target: Target) -> Iterator[Case]:
@@ -177,9 +179,11 @@ def float_convolution(
     )
     macs = size * size * outputs * inputs * kernel * kernel
     built = conv2d.build(shape, epilogue, target)
+    padding = conv2d.build_padding(shape, target) if workspace else None
     return _case(
-        f"float {name} {inputs}->{outputs} @{size}: BN", macs, out, epilogue, arrays, built, "float32", workspace
-    )
+        f"float {name} {inputs}->{outputs} @{size}: BN", macs, out, epilogue, arrays, built, "float32", workspace,
+        padding,
+    )  # fmt: skip
 
 
 def depthwise_3x3(channels: int, extent: int, target: Target) -> Case:
@@ -247,10 +251,11 @@ def _case(
     kernel: tirx.PrimFunc,
     arithmetic: str = "",
     workspace: int = 0,
+    padding: tirx.PrimFunc | None = None,
 ) -> Case:
     outputs = _outputs(out, epilogue)
     moved = _traffic((*inputs, *outputs)) - workspace
-    return Case(name, arithmetic, macs, moved, False, kernel, (*inputs, *outputs))
+    return Case(name, arithmetic, macs, moved, False, kernel, (*inputs, *outputs), padding)
 
 
 def _traffic(arrays: tuple[Array, ...]) -> int:

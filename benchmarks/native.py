@@ -18,6 +18,7 @@ from bnncc import cpu
 from bnncc.build.codegen import compile_object
 from bnncc.build.entry import build_entry
 from bnncc.build.link import link
+from bnncc.kernels import shares
 from bnncc.targets import TARGETS
 from bnncc.targets.target import Target
 
@@ -54,13 +55,18 @@ def aligned(shape: Sequence[int] | int, dtype: str) -> Array:
     return memory[start : start + count].view(dtype).reshape(shape)
 
 
-def bind(kernel: tirx.PrimFunc, target: Target, arrays: Sequence[Array]) -> Bound:
-    """Compile `kernel` for `target` and bind it to copies of `arrays`, its parameters in order."""
+def bind(kernel: tirx.PrimFunc, target: Target, arrays: Sequence[Array], padding: tirx.PrimFunc | None = None) -> Bound:
+    """Compile `kernel` for `target` and bind it to copies of `arrays`, its parameters in order. `padding` fills
+    arrays[2] from arrays[0] before."""
     kept = []
     for array in arrays:
         kept.append(aligned(array.shape, array.dtype.str))
         kept[-1][...] = array
-    library = open_library({"kernel": kernel}, {"loop": _loop(len(kept))}, target)
+    functions, calls = {"kernel": kernel}, [_Call("kernel", tuple(range(len(kept))), shares.units(kernel))]
+    if padding is not None:
+        functions["padding"] = padding
+        calls.insert(0, _Call("padding", (0, 2), shares.units(padding)))
+    library = open_library(functions, {"loop": _loop(len(kept), calls)}, target)
     return Bound(library.loop, tuple(ctypes.c_void_p(array.ctypes.data) for array in kept), tuple(kept))
 
 
@@ -75,17 +81,28 @@ def open_library(functions: dict[str, tirx.PrimFunc], callers: dict[str, tirx.Pr
         return ctypes.CDLL(str(path))
 
 
-def _loop(arguments: int) -> tirx.PrimFunc:
+@dataclass(frozen=True)
+class _Call:
+    """One call in a loop: which of the loop's arguments it takes, and the kernel's units, 0 for none."""
+
+    symbol: str
+    arguments: tuple[int, ...]
+    units: int
+
+
+def _loop(arguments: int, calls: Sequence[_Call]) -> tirx.PrimFunc:
     """int32 loop(int64 times, arguments...)."""
     with IRBuilder() as ib, T.prim_func():
         times = T.arg("times", T.int64())
         buffers = [T.arg(f"a{i}", T.buffer((1,), "uint8")) for i in range(arguments)]
         with T.serial(tirx.const(0, "int64"), times):
-            T.evaluate(T.call_extern("int32", "kernel", *[T.address_of(buffer[0]) for buffer in buffers]))
+            for call in calls:
+                pointers = [T.address_of(buffers[i][0]) for i in call.arguments]
+                T.evaluate(T.call_extern("int32", call.symbol, *pointers, *((0, call.units) if call.units else ())))
     return ib.get()
 
 
 @functools.cache
 def _memory_functions(target: Target) -> bytes:
     """The object of an empty network: it brings memset and memcpy, which LLVM may call."""
-    return build_entry([], 0, 0, b"", target)
+    return build_entry([], 0, 0, b"", 0, target)

@@ -50,8 +50,8 @@ def compile(
     return compiler.compile(model, target, shapes=shapes, calibrate=calibrate, dump_ir=dump_ir, progress=progress)
 
 
-def load(source: str | os.PathLike[str] | Artifact) -> Model:
+def load(source: str | os.PathLike[str] | Artifact, threads: int = 1) -> Model:
     """Make an artifact ready to run on this machine; see `bnncc.runtime.load`."""
     from bnncc import runtime
 
-    return runtime.load(source)
+    return runtime.load(source, threads)

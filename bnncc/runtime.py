@@ -13,39 +13,50 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bnncc import cpu
+from bnncc import cpu, openmp
 from bnncc.artifact import Artifact, Manifest, Tensor
 from bnncc.errors import ArtifactError, InputError, OptionError
 
 Array = npt.NDArray[Any]
 
 ARENA_ALIGNMENT = 64
-SYMBOLS = ("bnncc_run", "bnncc_step", "bnncc_peak")
+SYMBOLS = ("bnncc_run", "bnncc_run_threads", "bnncc_step", "bnncc_peak")
 PEAK_KINDS = {"binary": 0, "float32": 1, "int8": 2}
 
 
-def load(source: str | os.PathLike[str] | Artifact) -> "Model":
+def load(source: str | os.PathLike[str] | Artifact, threads: int = 1) -> "Model":
     """Check an artifact against this CPU and make it ready to run.
+
+    Args:
+        source: path of the file, or the artifact itself.
+        threads: how many threads compute one inference, from 1 to 64, more than cores being slower. They are those of
+            the OpenMP runtime libgomp; where there is none, a `openmp.ThreadsWarning` says so and one thread runs. The
+            result does not depend on their number. Networks of some ten microseconds run on one thread anyway.
 
     Raises:
         ArtifactError: the file is damaged, or made for another machine or a CPU with features this one lacks.
+        OptionError: no such number of threads.
     """
     if isinstance(source, Artifact):
         where = f"artifact {source.manifest.name!r}"
         source.check(where)
-        return Model(source, where)
-    return Model(Artifact.load(source), str(source))
+        return Model(source, where, threads)
+    return Model(Artifact.load(source), str(source), threads)
 
 
 class Model:
     """A compiled network in this process. `model(x)` runs it.
 
     Calls from several threads are safe and wait for one another, because they share one arena; threads that should
-    run side by side load a model each. The interpreter lock is released while the network runs.
+    run side by side load a model each. The interpreter lock is released while the network runs. `threads` is how many
+    threads share one inference.
     """
 
-    def __init__(self, artifact: Artifact, where: str = "artifact") -> None:
+    def __init__(self, artifact: Artifact, where: str = "artifact", threads: int = 1) -> None:
         """Loads the library of a checked artifact; use `bnncc.load`."""
+        pool = openmp.pool(threads)
+        self.threads = threads if pool else 1
+        self._pool = pool or ()
         check_cpu(artifact.manifest, where)
         self.manifest = artifact.manifest
         self._library = _open(artifact.library, where)
@@ -57,6 +68,9 @@ class Model:
         pointers = [ctypes.c_void_p] * (len(self.manifest.inputs) + len(self.manifest.outputs) + 1)
         self._run = self._library.bnncc_run
         self._run.argtypes, self._run.restype = pointers, ctypes.c_int32
+        self._run_threads = self._library.bnncc_run_threads
+        self._run_threads.argtypes = [ctypes.c_int32, ctypes.c_void_p]
+        self._run_threads.restype = ctypes.c_int32
         self._step = self._library.bnncc_step
         self._step.argtypes, self._step.restype = [ctypes.c_int32, *pointers], ctypes.c_int32
         self._peak = self._library.bnncc_peak
@@ -76,13 +90,20 @@ class Model:
         """
         arrays = self._checked(inputs)
         outputs = [np.empty(shape, dtype) for shape, dtype in self._outputs]
-        pointers = [array.ctypes.data for array in (*arrays, *outputs)]
+        call = self._call([array.ctypes.data for array in (*arrays, *outputs)])
         with self._lock:
-            status = self._run(*pointers, self._arena_pointer)
+            status = call()
         _check_status(status)
         if len(outputs) == 1:
             return outputs[0]
         return {tensor.name: output for tensor, output in zip(self.manifest.outputs, outputs, strict=True)}
+
+    def _call(self, pointers: list[int]) -> Callable[[], int]:
+        """The foreign call that runs the network on these inputs and outputs."""
+        if not self._pool:
+            return functools.partial(self._run, *map(ctypes.c_void_p, pointers), ctypes.c_void_p(self._arena_pointer))
+        table = (ctypes.c_void_p * (len(self._pool) + len(pointers) + 1))(*self._pool, *pointers, self._arena_pointer)
+        return functools.partial(self._run_threads, ctypes.c_int32(self.threads), table)
 
     def bind(self, *inputs: Array | Mapping[str, Array]) -> "Binding":
         """The network bound to these inputs and to outputs of its own, for calling many times without overhead."""
@@ -136,7 +157,7 @@ class Binding:
         self.outputs = {tensor.name: np.empty(tensor.shape, tensor.dtype) for tensor in model.manifest.outputs}
         arrays = (*inputs, *self.outputs.values())
         self._pointers = [ctypes.c_void_p(p) for p in (*(a.ctypes.data for a in arrays), model._arena_pointer)]
-        self._call: Callable[[], int] = functools.partial(model._run, *self._pointers)
+        self._call = model._call([array.ctypes.data for array in arrays])
 
     def run(self) -> None:
         """Run the whole network."""

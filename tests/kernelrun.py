@@ -3,10 +3,11 @@
 import ctypes
 import functools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 import pytest
 from tvm import tirx
@@ -15,6 +16,7 @@ from bnncc import cpu
 from bnncc.build.codegen import compile_object
 from bnncc.build.entry import build_entry
 from bnncc.build.link import link
+from bnncc.kernels import shares
 from bnncc.targets import TARGETS
 from bnncc.targets.target import Target
 
@@ -35,7 +37,7 @@ def each_target(test: Test) -> Test:
 @functools.cache
 def _memory_functions(target: Target) -> bytes:
     """The object of an empty network: it brings memset and memcpy, which LLVM may call."""
-    return build_entry([], 0, 0, b"", target)
+    return build_entry([], 0, 0, b"", 0, target)
 
 
 def load(kernel: tirx.PrimFunc, target: Target) -> Any:
@@ -49,6 +51,43 @@ def load(kernel: tirx.PrimFunc, target: Target) -> Any:
 
 
 def run(kernel: tirx.PrimFunc, target: Target, *arrays: Array) -> None:
-    """Call the kernel on C-contiguous arrays; it writes into those that are its outputs."""
+    """Call the kernel on C-contiguous arrays; it writes into those that are its outputs, which hold rubbish before.
+
+    The work is also divided, in every way from two calls to four: no two calls may write the same byte, and together
+    they must write what one call for everything writes.
+    """
     assert all(array.flags.c_contiguous for array in arrays)
-    assert load(kernel, target)(*(ctypes.c_void_p(array.ctypes.data) for array in arrays)) == 0
+    function, count = load(kernel, target), shares.units(kernel)
+    if not count:
+        call(function, arrays)
+        return
+    before = [array.copy() for array in arrays]
+    call(function, arrays, (0, count))
+    changed = [not np.array_equal(_bytes(a), _bytes(b)) for a, b in zip(arrays, before, strict=True)]
+    for parts in range(2, 5):
+        together = [array.copy() for array in before]
+        writers = [np.zeros(array.nbytes, int) for array in arrays]
+        for part in reversed(range(parts)):
+            only = (count * part // parts, count * (part + 1) // parts)
+            call(function, together, only)
+            # Twice, on rubbish and on its complement: what is equal then was written.
+            first, second = ([array.copy() for array in before] for _ in range(2))
+            for array, is_output in zip(second, changed, strict=True):
+                if is_output:
+                    np.invert(_bytes(array), out=_bytes(array))
+            call(function, first, only)
+            call(function, second, only)
+            for written, a, b in zip(writers, first, second, strict=True):
+                written += _bytes(a) == _bytes(b)
+        for array, other, written, is_output in zip(arrays, together, writers, changed, strict=True):
+            np.testing.assert_array_equal(_bytes(other), _bytes(array))
+            assert not is_output or (written == 1).all(), f"bytes written by none or several of {parts} calls"
+
+
+def call(function: Any, arrays: Sequence[Array], units: tuple[int, ...] = ()) -> None:
+    """Call a loaded kernel on arrays, for the units from the first to before the second if it has units."""
+    assert function(*(ctypes.c_void_p(array.ctypes.data) for array in arrays), *map(ctypes.c_int32, units)) == 0
+
+
+def _bytes(array: Array) -> npt.NDArray[np.uint8]:
+    return array.reshape(-1).view(np.uint8)

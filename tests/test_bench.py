@@ -72,6 +72,7 @@ def test_record_is_json_and_says_measured() -> None:
     made = report.Bench(
         artifact={"name": "n"},
         machine=machine.describe(),
+        threads=2,
         latency=statistics,
         layers=None,
         baseline_name="peer 1.0",
@@ -81,7 +82,7 @@ def test_record_is_json_and_says_measured() -> None:
     record = json.loads(json.dumps(made.report(), allow_nan=False))
     assert record["kind"] == record["latency"]["kind"] == "measured"
     assert record["baseline"]["ratio"] == 2.5
-    assert record["threads"] == 1
+    assert record["threads"] == 2
     assert {"cpu", "governor", "load_average", "versions"} <= set(record["machine"])
     assert "layers" not in record
 

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import bnncc
-from bnncc import cli
+from bnncc import cli, openmp
 from bnncc.artifact import Artifact
 from bnncc.cli import doctor
 from tests import toys
@@ -232,6 +232,21 @@ def test_bench(tmp_path: Path, compiled: Path) -> None:
     assert len(record["latency"]["samples_us"]) == record["latency"]["n"]
     assert len(record["layers"]) == len(Artifact.load(compiled).manifest.layers)
     assert record["baseline"]["max_abs_difference"] == 0
+
+
+def test_threads(tmp_path: Path, compiled: Path, inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = ("run", compiled, "-i", inputs, "-o", tmp_path / "out.npz")
+    assert "sum" in succeeds(*run, "--threads", 2)
+    fails(*run, "--threads", 0, says="threads 0: allowed are 1 to 64")
+    options = ("--min-time", "0.01", "--threads", 2, "--json", tmp_path / "bench.json")
+    assert ", 2 threads" in succeeds("bench", compiled, *options)
+    assert json.loads((tmp_path / "bench.json").read_text())["threads"] == 2
+
+    monkeypatch.setattr(openmp, "_addresses", lambda: None)
+    result = bnncc_command(*run, "--threads", 2)
+    assert result.exit_code == 0
+    assert result.stderr.startswith("notice: 2 threads were asked for and one runs: libgomp.so.1 is not")
+    assert result.stderr.count("\n") == 1
 
 
 def test_bench_refuses_another_baseline_model(tmp_path: Path, compiled: Path) -> None:

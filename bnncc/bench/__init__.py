@@ -1,4 +1,4 @@
 """Timing of compiled networks: the whole call, layer by layer, and beside onnxruntime in the same run.
 
-Every number made here is measured on the machine it runs on, on one thread, and says so (`"kind": "measured"`).
+Every number made here is measured on the machine it runs on, and says so (`"kind": "measured"`).
 """

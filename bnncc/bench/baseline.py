@@ -16,7 +16,7 @@ from bnncc.runtime import Array
 
 @dataclass(frozen=True)
 class Baseline:
-    """`run()` computes the network once on `inputs`, on one thread, into `outputs`. onnxruntime works on these very
+    """`run()` computes the network once on `inputs` into `outputs`. onnxruntime works on these very
     arrays without holding them, so they live as long as this does."""
 
     name: str
@@ -25,8 +25,10 @@ class Baseline:
     outputs: dict[str, Array]
 
 
-def onnxruntime(manifest: Manifest, model: str | os.PathLike[str], inputs: Mapping[str, Array]) -> Baseline:
-    """The source model in onnxruntime, one thread, inputs and outputs bound beforehand as ours are.
+def onnxruntime(
+    manifest: Manifest, model: str | os.PathLike[str], inputs: Mapping[str, Array], threads: int = 1
+) -> Baseline:
+    """The source model in onnxruntime, on `threads` threads, inputs and outputs bound beforehand as ours are.
 
     Raises:
         OptionError: onnxruntime is not installed, or `model` is not the file the artifact was compiled from.
@@ -49,7 +51,7 @@ def onnxruntime(manifest: Manifest, model: str | os.PathLike[str], inputs: Mappi
     except ImportError as error:
         raise OptionError("baseline onnxruntime: not installed; pip install 'bnncc[verify]'") from error
     options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
     bound = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
     outputs: dict[str, Array] = {tensor.name: np.empty(tensor.shape, tensor.dtype) for tensor in manifest.outputs}

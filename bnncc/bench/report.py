@@ -22,6 +22,7 @@ class Bench:
 
     artifact: dict[str, str]
     machine: dict[str, object]
+    threads: int
     latency: Latency
     layers: profiles.Profile | None
     baseline_name: str | None
@@ -38,7 +39,7 @@ class Bench:
         record: dict[str, object] = {
             "schema": SCHEMA,
             "kind": "measured",
-            "threads": 1,
+            "threads": self.threads,
             "artifact": self.artifact,
             "machine": self.machine,
             "latency": self.latency.report(),
@@ -65,13 +66,14 @@ def bench(
     baseline_model: str | os.PathLike[str] | None = None,
     samples: bool = False,
 ) -> Bench:
-    """Time a loaded network on this machine, on one thread.
+    """Time a loaded network on this machine, on the threads it was loaded with.
 
     Args:
         model: from `bnncc.load`.
         seconds: least time spent measuring each thing, warm-up apart.
-        profile: also time every layer alone.
-        baseline_model: the ONNX file the artifact was compiled from, to be timed in onnxruntime in the same run.
+        profile: also time every layer alone, on one thread.
+        baseline_model: the ONNX file the artifact was compiled from, to be timed in onnxruntime in the same run, on
+            as many threads.
         samples: keep every sample.
 
     Raises:
@@ -83,7 +85,7 @@ def bench(
     calls: dict[str, Callable[[], object]] = {"artifact": binding.run}
     peer = None
     if baseline_model is not None:
-        peer = peers.onnxruntime(manifest, baseline_model, inputs)
+        peer = peers.onnxruntime(manifest, baseline_model, inputs, model.threads)
         calls["baseline"] = peer.run
     overhead_us = clock_overhead_us(lambda: None)
     state = machine.describe()
@@ -96,6 +98,7 @@ def bench(
             "library_sha256": manifest.library_sha256,
         },
         machine=state,
+        threads=model.threads,
         latency=Latency.of(taken["artifact"], keep=samples),
         layers=profiles.profile(model, binding, seconds=seconds) if profile else None,
         baseline_name=peer.name if peer else None,

@@ -57,8 +57,8 @@ class Anchor:
     """One kernel before its epilogue is known.
 
     shape: the kernel's own Shape. result: the anchor's value as the epilogue sees it, 0, or bits. workspace: bytes lent
-    to the call, the argument after `inputs`. macs: multiply-accumulates of the source operator, binary or float.
-    dtype: of the values that the epilogue starts from.
+    to the call, the argument after `inputs`, which the kernel that `build_padding` makes fills. macs:
+    multiply-accumulates of the source operator, binary or float. dtype: of the values that the epilogue starts from.
     """
 
     kind: str
@@ -70,6 +70,7 @@ class Anchor:
     dtype: str = "float32"
     result: int | Bits = 0
     workspace: int = 0
+    build_padding: Callable[[Any, Target], tirx.PrimFunc] | None = None
     binary: bool = False
     why_not: str = NO_WEIGHTS
 
@@ -140,6 +141,7 @@ def conv2d(call: Any, network: Network, target: Target) -> Anchor:
         inputs=(planes or data, conv2d_kernel.arrange_weights(weights.astype(np.float32), groups, target)),
         macs=macs,
         workspace=conv2d_kernel.workspace_bytes(shape, target),
+        build_padding=conv2d_kernel.build_padding,
         why_not=FLOAT_WEIGHTS,
     )
 

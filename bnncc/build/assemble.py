@@ -5,11 +5,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from bnncc.build.calls import Address, KernelCall
 from bnncc.build.codegen import compile_object
-from bnncc.build.entry import Address, KernelCall, build_entry
+from bnncc.build.entry import build_entry
 from bnncc.build.memory_plan import ALIGNMENT, Lifetime, plan
 from bnncc.build.program import Program
-from bnncc.kernels import peak
+from bnncc.build.threads import control_bytes, work
+from bnncc.kernels import peak, shares
 from bnncc.targets.target import Target
 
 Progress = Callable[[str, int, int], None]
@@ -39,10 +41,26 @@ def assemble(program: Program, target: Target, progress: Progress | None = None)
         outputs = [places[program.root(name)] for name in call.outputs]
         at = call.workspace_at
         whole = [*addresses, *outputs]
-        calls.append(KernelCall(call.kernel, (*whole[:at], *spaces, *whole[at:])))
-    objects.append(build_entry(calls, len(program.inputs), len(program.outputs), constants, target))
+        arguments = (*whole[:at], *spaces, *whole[at:])
+        for image in range(call.batch):
+            if call.padding:
+                calls.append(_call(program, number, call.padding, (addresses[0], *spaces), image))
+            calls.append(_call(program, number, call.kernel, arguments, image))
+    objects.append(build_entry(calls, len(program.inputs), len(program.outputs), constants, arena, target))
     objects.append(compile_object({"bnncc_peak": peak.build(target)}, target))
-    return objects, arena
+    return objects, arena + control_bytes(calls)
+
+
+def _call(program: Program, number: int, symbol: str, arguments: tuple[Address, ...], image: int) -> KernelCall:
+    """The call of one kernel of layer `number`, for one image where they are taken one after the other."""
+    call, layer = program.calls[number], program.calls[number].layer
+    units = shares.units(program.kernels[symbol].function) // call.batch
+    if symbol == call.padding:
+        cost = work(0, False, 2 * layer.bytes_in // call.batch)
+    else:
+        moved = (layer.bytes_in + layer.bytes_out) // call.batch + layer.bytes_weights
+        cost = work(layer.macs // call.batch, layer.binary, moved)
+    return KernelCall(symbol, arguments, number, image * units, (image + 1) * units, cost)
 
 
 def _constant_name(call: int, argument: int) -> str:

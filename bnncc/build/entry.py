@@ -1,80 +1,57 @@
 """The entry points of a compiled network: one straight line of kernel calls, with every address known.
 
     int32 bnncc_run(in0, ..., out0, ..., uint8* arena)               all calls, in order
-    int32 bnncc_step(int32 step, in0, ..., out0, ..., uint8* arena)  call number `step` alone, for profiling
+    int32 bnncc_step(int32 step, in0, ..., out0, ..., uint8* arena)  the calls of layer `step` alone, for profiling
+    int32 bnncc_run_threads(int32 threads, void* const* table)       all calls, by several threads: see threads.py
 
 The network's constants lie in the library's read-only data. TVM has no statement for that, so they enter as LLVM IR
 text beside the function that hands out their address.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
+from bnncc.build.calls import KernelCall, Memory, invoke
 from bnncc.build.codegen import compile_object
-from bnncc.kernels.registers import Buffer, Expr
+from bnncc.build.threads import build_threads, imports
 from bnncc.targets.target import Target
 
 _ESCAPED = [f"\\{byte:02X}" for byte in range(256)]
 
 
-@dataclass(frozen=True)
-class Address:
-    """Where a kernel's argument lies: number `at` of the "input"s or "output"s, or byte `at` of the "arena" or of the
-    "constants"."""
-
-    space: str
-    at: int
-
-
-@dataclass(frozen=True)
-class KernelCall:
-    """One call: the kernel's symbol and its arguments in order."""
-
-    kernel: str
-    arguments: tuple[Address, ...]
-
-
-def build_entry(calls: Sequence[KernelCall], inputs: int, outputs: int, constants: bytes, target: Target) -> bytes:
-    """Object code of the entry points and the constants."""
+def build_entry(
+    calls: Sequence[KernelCall], inputs: int, outputs: int, constants: bytes, control: int, target: Target
+) -> bytes:
+    """Object code of the entry points and the constants. `control`: the offset in the arena of what threads tell one
+    another."""
     functions = {
-        "bnncc_run": _entry(calls, inputs, outputs, constants, stepping=False),
-        "bnncc_step": _entry(calls, inputs, outputs, constants, stepping=True),
+        "bnncc_run": _entry(calls, inputs, outputs, stepping=False),
+        "bnncc_step": _entry(calls, inputs, outputs, stepping=True),
+        **build_threads(calls, inputs, outputs, control),
         "memset": _memset(target),
         "memcpy": _memcpy(target),
     }
-    return compile_object(functions, target, imports=_constants_as_llvm(constants))
+    return compile_object(functions, target, imports=_constants_as_llvm(constants) + imports(target))
 
 
-def _entry(
-    calls: Sequence[KernelCall], inputs: int, outputs: int, constants: bytes, *, stepping: bool
-) -> tirx.PrimFunc:
+def _entry(calls: Sequence[KernelCall], inputs: int, outputs: int, *, stepping: bool) -> tirx.PrimFunc:
     with IRBuilder() as ib, T.prim_func():
         step = T.arg("step", T.int32()) if stepping else None
-        spaces: dict[str, list[Buffer]] = {
-            "input": [T.arg(f"in{i}", T.buffer((1,), "uint8")) for i in range(inputs)],
-            "output": [T.arg(f"out{i}", T.buffer((1,), "uint8")) for i in range(outputs)],
-        }
-        arena = T.arg("arena", T.buffer((1,), "uint8"))
-        pointer = T.Bind(T.call_extern("handle", "bnncc_constants"))
-
-        def address(where: Address) -> Expr:
-            if where.space == "constants":
-                return T.handle_add_byte_offset(pointer, where.at)
-            if where.space == "arena":
-                return T.address_of(arena[where.at])
-            return T.address_of(spaces[where.space][where.at][0])
-
-        for number, call in enumerate(calls):
-            invoke = T.call_extern("int32", call.kernel, *[address(argument) for argument in call.arguments])
+        memory = Memory(
+            [T.arg(f"in{i}", T.handle()) for i in range(inputs)],
+            [T.arg(f"out{i}", T.handle()) for i in range(outputs)],
+            T.arg("arena", T.handle()),
+        )
+        for call in calls:
+            whole = invoke(call, memory, (call.begin, call.end))
             if step is None:
-                T.evaluate(invoke)
+                T.evaluate(whole)
             else:
-                with T.If(step == number), T.Then():
-                    T.evaluate(invoke)
+                with T.If(step == call.step), T.Then():
+                    T.evaluate(whole)
     return ib.get()
 
 

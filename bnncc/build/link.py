@@ -11,7 +11,7 @@ from tvm.tirx.script.builder import ir as T
 from bnncc.build.codegen import compile_object
 from bnncc.targets.target import Target
 
-EXPORTS = ("bnncc_run", "bnncc_step", "bnncc_peak")
+EXPORTS = ("bnncc_run", "bnncc_run_threads", "bnncc_step", "bnncc_peak")
 
 # What a network may ask the machine's own libm for, when it uses operators beyond arithmetic (softmax, tanh, ...).
 _LIBM = (

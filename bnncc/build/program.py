@@ -37,7 +37,11 @@ class Kernel:
 @dataclass(frozen=True)
 class Call:
     """One kernel call. Arguments are names of values, or arrays that become constants; `workspace` bytes are lent to
-    the call for its duration, as arguments from position `workspace_at` on."""
+    the call for its duration, as arguments from position `workspace_at` on.
+
+    padding: a kernel that fills the workspace from the first argument, for each of the `batch` images before the call
+    computes that image.
+    """
 
     kernel: str
     inputs: tuple[str | npt.NDArray[np.generic], ...]
@@ -45,6 +49,8 @@ class Call:
     layer: Layer
     workspace: tuple[int, ...] = ()
     workspace_at: int = 0
+    padding: str = ""
+    batch: int = 1
 
 
 @dataclass

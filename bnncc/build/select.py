@@ -159,7 +159,10 @@ class _Selection:
             kernel=symbol,
         )
         space = (anchor.workspace,) if anchor.workspace else ()
-        self.program.calls.append(Call(symbol, inputs, tuple(outputs), layer, space, len(anchor.inputs)))
+        padding, batch = self._padding(anchor), anchor.geometry.batch
+        self.program.calls.append(
+            Call(symbol, inputs, tuple(outputs), layer, space, len(anchor.inputs), padding, batch if padding else 1)
+        )
 
     def _kernel(self, anchor: Anchor, epilogue: Any) -> str:
         """The symbol of the kernel for this shape and epilogue; equal ones are built once."""
@@ -168,6 +171,16 @@ class _Selection:
             symbol = f"{anchor.kind}_{len(self.symbols)}"
             self.symbols[key] = symbol
             self.program.kernels[symbol] = Kernel(symbol, anchor.build(anchor.shape, epilogue, self.target))
+        return self.symbols[key]
+
+    def _padding(self, anchor: Anchor) -> str:
+        """The symbol of the kernel that fills the anchor's workspace, "" where it has none."""
+        if not anchor.workspace or anchor.build_padding is None:
+            return ""
+        key = ("padding", anchor.kind, anchor.shape)
+        if key not in self.symbols:
+            symbol = self.symbols[key] = f"padding_{len(self.symbols)}"
+            self.program.kernels[symbol] = Kernel(symbol, anchor.build_padding(anchor.shape, self.target))
         return self.symbols[key]
 
     def _call_tir(self, var: Any, call: Any) -> None:
@@ -231,7 +244,7 @@ class _Selection:
             if len(kept) == len(self.program.calls):
                 break
             self.program.calls = kept
-        used = {call.kernel for call in self.program.calls}
+        used = {name for call in self.program.calls for name in (call.kernel, call.padding)}
         self.program.kernels = {name: kernel for name, kernel in self.program.kernels.items() if name in used}
 
 

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("artifact", metavar="ART.bnn")
 @click.option("--profile", is_flag=True, help="Time every layer alone, too.")
-@click.option("--baseline", type=click.Choice(["onnxruntime"]), help="A peer to time in the same run; one thread.")
+@click.option("--baseline", type=click.Choice(["onnxruntime"]), help="A peer to time in the same run.")
 @click.option("--baseline-model", metavar="MODEL.onnx", help="The ONNX file the artifact was compiled from.")
 @click.option(
     "--min-time", type=click.FloatRange(0.01, 600), default=1.0, show_default=True, help="Seconds of measuring."
 )
+@output.threads_option
 @click.option("--samples", is_flag=True, help="Keep every sample in the JSON.")
 @output.json_option
 def command(
@@ -28,24 +29,24 @@ def command(
     baseline: str | None,
     baseline_model: str | None,
     min_time: float,
+    threads: int,
     samples: bool,
     json_file: str | None,
 ) -> None:
-    """Measure an artifact's latency on this machine, on one thread.
+    """Measure an artifact's latency on this machine; the baseline takes as many threads.
 
     \b
     Example:
       bnncc bench net.bnn --profile
+      bnncc bench net.bnn --threads 2
       bnncc bench net.bnn --baseline onnxruntime --baseline-model net.onnx --json bench.json
     """
     if (baseline is None) != (baseline_model is None):
         raise click.UsageError("--baseline and --baseline-model go together: the peer runs the ONNX file.")
-    import bnncc
     from bnncc.bench import report
 
-    measured = report.bench(
-        bnncc.load(artifact), seconds=min_time, profile=profile, baseline_model=baseline_model, samples=samples
-    )
+    model = output.load(artifact, threads)
+    measured = report.bench(model, seconds=min_time, profile=profile, baseline_model=baseline_model, samples=samples)
     output.show(measured.report(), json_file, lambda: _tables(artifact, measured))
 
 
@@ -55,7 +56,9 @@ def _tables(artifact: str, measured: "Bench") -> None:
         f"{machine['cpu']} ({machine['cores']} cores, governor {machine['governor']}), load {machine['load_average']}"
     )
     assert isinstance(versions, dict)
-    click.echo(", ".join(f"{name} {version}" for name, version in versions.items()) + ", one thread\n")
+    click.echo(
+        ", ".join(f"{name} {version}" for name, version in versions.items()) + f", {_threads(measured.threads)}\n"
+    )
     rows = [_latency_row(artifact, measured.latency)]
     if measured.baseline:
         rows.append(_latency_row(f"{measured.baseline_name}", measured.baseline))
@@ -68,6 +71,10 @@ def _tables(artifact: str, measured: "Bench") -> None:
         click.echo(f"largest difference of outputs: {measured.max_abs_difference:.3g}\n")
     if measured.layers:
         _profile_table(measured.layers, measured.latency)
+
+
+def _threads(count: int) -> str:
+    return "one thread" if count == 1 else f"{count} threads"
 
 
 def _latency_row(name: str, latency: "Latency") -> list[str]:
@@ -96,7 +103,9 @@ def _profile_table(profile: "Profile", latency: "Latency") -> None:
             ]
         )
     columns = ["layer", "kind", "binary", "us", "share", "GMAC/s", "of peak", "bytes"]
-    output.table(f"Layers (measured, medians of {profile.sweeps} sweeps)", columns, rows, right=columns[3:])
+    output.table(
+        f"Layers (measured on one thread, medians of {profile.sweeps} sweeps)", columns, rows, right=columns[3:]
+    )
     click.echo(f"layers together {profile.total_us:.1f} us, the whole call {latency.median_us:.1f} us")
     for kind, peak in profile.peaks.items():
         click.echo(f"measured peak of one thread, {kind}: {peak:.1f} GMAC/s")

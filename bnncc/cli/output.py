@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -13,6 +14,8 @@ from bnncc.errors import OptionError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from bnncc.runtime import Model
 
 PIPED_WIDTH = 200
 
@@ -89,6 +92,24 @@ def parse_shapes(values: Sequence[str]) -> dict[str, tuple[int, ...]]:
 shape_option = click.option(
     "--shape", multiple=True, metavar="NAME=1,3,224,224", help="Shape of an input; again for each input."
 )
+
+
+threads_option = click.option(
+    "--threads", type=int, default=1, show_default=True, metavar="N", help="Threads that share one inference, 1 to 64."
+)
+
+
+def load(artifact: str, threads: int) -> "Model":
+    """A loaded artifact; what it has to say about threads is a line on standard error."""
+    import bnncc
+    from bnncc.openmp import ThreadsWarning
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ThreadsWarning)
+        model = bnncc.load(artifact, threads)
+    for warning in caught:
+        click.echo(f"notice: {warning.message}", err=True)
+    return model
 
 
 def check_output(output: Path, *sources: str) -> None:

@@ -11,8 +11,9 @@ from bnncc.cli import output
 @click.argument("artifact", metavar="ART.bnn")
 @click.option("-i", "--input", "source", required=True, metavar="IN.npz", help="Arrays by input name.")
 @click.option("-o", "--output", "out", required=True, metavar="OUT.npz", help="Arrays by output name.")
+@output.threads_option
 @output.json_option
-def command(artifact: str, source: str, out: str, json_file: str | None) -> None:
+def command(artifact: str, source: str, out: str, threads: int, json_file: str | None) -> None:
     """Run an artifact once on this machine.
 
     IN.npz holds exactly the network's inputs, by name, shape and dtype (an array `labels` may be there too).
@@ -22,10 +23,9 @@ def command(artifact: str, source: str, out: str, json_file: str | None) -> None
       bnncc run net.bnn -i x.npz -o y.npz
     """
     output.check_output(Path(out), artifact, source)
-    import bnncc
     from bnncc import npz
 
-    model = bnncc.load(artifact)
+    model = output.load(artifact, threads)
     results = model(npz.read(source, model.manifest.inputs))
     if not isinstance(results, dict):
         results = {model.manifest.outputs[0].name: results}

@@ -1,8 +1,8 @@
 """Float32 convolution with its epilogue in registers.
 
 The input is NHWC, or NCHW for a network's first layer: the window is read one float at a time, so either is as fast
-and nothing has to be transposed. A padded input is first copied into a workspace with its zeros, one image at a time;
-that costs a few percent of the products and keeps the loops free of conditions.
+and nothing has to be transposed. A padded input is first copied into a workspace with its zeros, one image at a time,
+by a kernel of its own; that costs a few percent of the products and keeps the loops free of conditions.
 """
 
 from dataclasses import dataclass
@@ -16,11 +16,10 @@ from tvm.tirx.script.builder import ir as T
 from bnncc.kernels import epilogue as ep
 from bnncc.kernels import products
 from bnncc.kernels.copies import copy, fill
-from bnncc.kernels.registers import Buffer, Expr
-from bnncc.kernels.tiles import arg, epilogue_args, float_lanes, float_tile, walk_tiles
+from bnncc.kernels.registers import Expr
+from bnncc.kernels.shares import share, within
+from bnncc.kernels.tiles import Grid, arg, epilogue_args, float_lanes, float_tile
 from bnncc.targets.target import Target, Work
-
-_L1_WEIGHTS = 16 * 1024  # weights up to this many bytes stay in the first-level cache while rows are walked
 
 
 @dataclass(frozen=True)
@@ -70,39 +69,66 @@ def arrange_weights(weights: npt.NDArray[np.float32], groups: int, target: Targe
 
 
 def build(shape: Shape, epilogue: ep.Epilogue, target: Target) -> tirx.PrimFunc:
-    """The kernel: (input, weights, workspace unless it has 0 bytes, *epilogue params, *outputs) -> 0."""
+    """The kernel: (input, weights, workspace unless it has 0 bytes, *epilogue params, *outputs, begin, end) -> 0; units
+    as `Grid` says. The workspace holds the padded image that the units belong to, as `build_padding` wrote it."""
     lanes, out = float_lanes(target), shape.output
     in_group, out_group = shape.in_channels // shape.groups, out.channels // shape.groups
     reduction = _reduction(shape, in_group)
     tile = float_tile(target, Work("conv2d", out.width, out_group, reduction.size))
+    grid = Grid(out, shape.groups, lanes, tile, 4 * reduction.size * out_group)
     blocks = -(-out_group // lanes)
     rows, width = shape.read if shape.padded else (shape.in_rows, shape.in_width)
     channel_step = rows * width if shape.nchw else 1
     with IRBuilder() as ib, T.prim_func():
-        T.func_attr({"tirx.noalias": True})
         inputs = arg("input", "float32")
         weights = arg("weights", "float32")
         source = arg("workspace", "float32") if shape.padded else inputs
         params, outputs = epilogue_args(epilogue)
-        ep.emit_borders(epilogue, out, outputs)
-        with T.serial(0, out.batch) as n:
-            if shape.padded:
-                _pad(shape, inputs, n * (shape.in_rows * shape.in_width * shape.in_channels), source, lanes)
-            image = tirx.const(0, "int32") if shape.padded else n * (rows * width * shape.in_channels)
-            with T.serial(0, shape.groups) as group:
+        part = share(grid.units)
+        part.once(lambda: ep.emit_borders(epilogue, out, outputs))
 
-                def emit(block: Expr, vectors: int, channels: int, y: Expr, x: Expr) -> None:
-                    at = image + group * (in_group * channel_step) + x * reduction.pixel
-                    at = T.Bind(at + y * (reduction.strides[0] // shape.dilations[0] * shape.strides[0]))
-                    sums = products.accumulate(
-                        source, at, weights, group * blocks + block, reduction, tile.pixels, vectors, lanes
-                    )
-                    pixels = [ep.Pixel(n, y, x + p) for p in range(tile.pixels)]
-                    channel = group * out_group + block * lanes
-                    products.finish(sums, epilogue, out, pixels, channel, channels, lanes, params, outputs)
+        def emit(n: Expr, group: Expr, block: Expr, vectors: int, channels: int, y: Expr, x: Expr) -> None:
+            image = 0 if shape.padded else n * (rows * width * shape.in_channels)
+            at = image + group * (in_group * channel_step) + x * reduction.pixel
+            at = T.Bind(at + y * (reduction.strides[0] // shape.dilations[0] * shape.strides[0]))
+            sums = products.accumulate(
+                source, at, weights, group * blocks + block, reduction, tile.pixels, vectors, lanes
+            )
+            pixels = [ep.Pixel(n, y, x + p) for p in range(tile.pixels)]
+            channel = group * out_group + block * lanes
+            products.finish(sums, epilogue, out, pixels, channel, channels, lanes, params, outputs)
 
-                rows_first = 4 * reduction.size * out_group <= _L1_WEIGHTS
-                walk_tiles(out.rows, out.width, out_group, lanes, tile, rows_first=rows_first, emit=emit)
+        grid.walk(part, emit)
+    return ib.get()
+
+
+def build_padding(shape: Shape, target: Target) -> tirx.PrimFunc:
+    """The kernel that copies what the windows reach of an image into the workspace, with its zeros: (input, workspace,
+    begin, end) -> 0. A unit is a row of one padded image; a call's units are all of the same image."""
+    lanes, (rows, width), (top, left) = float_lanes(target), shape.read, shape.pads[:2]
+    # An NCHW image is a stack of planes of one float a pixel, an NHWC image one plane.
+    planes, pixel = (shape.in_channels, 1) if shape.nchw else (1, shape.in_channels)
+    kept_rows, kept = max(0, min(shape.in_rows, rows - top)), max(0, min(shape.in_width, width - left))
+    top = min(top, rows)
+    with IRBuilder() as ib, T.prim_func():
+        source, workspace = arg("input", "float32"), arg("workspace", "float32")
+        part = share(shape.output.batch * rows)
+        with T.serial(0, shape.output.batch) as n, T.serial(0, planes) as plane:
+            whole = part.of(n * rows, rows)
+
+            def zeros(begin: int, end: int) -> None:
+                with within(whole, begin, end) as y:
+                    fill(workspace, T.Bind((plane * rows + y) * (width * pixel)), 0, width * pixel, lanes)
+
+            zeros(0, top)
+            with within(whole, top, top + kept_rows) as y:
+                row = T.Bind((plane * rows + y) * (width * pixel))
+                from_row = ((n * planes + plane) * shape.in_rows + y - top) * (shape.in_width * pixel)
+                fill(workspace, row, 0, min(left, width) * pixel, lanes)
+                copy(workspace, row + left * pixel, source, T.Bind(from_row), kept * pixel, lanes)
+                if width > left + kept:
+                    fill(workspace, row + (left + kept) * pixel, 0, (width - left - kept) * pixel, lanes)
+            zeros(top + kept_rows, rows)
     return ib.get()
 
 
@@ -111,24 +137,3 @@ def _reduction(shape: Shape, in_group: int) -> products.Reduction:
     column, channel = (1, rows * width) if shape.nchw else (shape.in_channels, 1)
     strides = (shape.dilations[0] * width * column, shape.dilations[1] * column, channel)
     return products.Reduction((*shape.kernel, in_group), strides, shape.strides[1] * column)
-
-
-def _pad(shape: Shape, source: Buffer, image: Expr, workspace: Buffer, lanes: int) -> None:
-    """Copy what the windows reach of one image, from `source[image]` on, into the workspace, with its zeros."""
-    rows, width = shape.read
-    top, left = shape.pads[:2]
-    # An NCHW image is a stack of planes of one float a pixel, an NHWC image one plane.
-    planes, pixel = (shape.in_channels, 1) if shape.nchw else (1, shape.in_channels)
-    kept_rows, kept = max(0, min(shape.in_rows, rows - top)), max(0, min(shape.in_width, width - left))
-    with T.serial(0, planes) as plane:
-        to = T.Bind(plane * (rows * width * pixel))
-        fill(workspace, to, 0, min(top, rows) * width * pixel, lanes)
-        with T.serial(0, kept_rows) as y:
-            row = T.Bind(to + (y + top) * (width * pixel))
-            from_row = image + (plane * shape.in_rows + y) * (shape.in_width * pixel)
-            fill(workspace, row, 0, min(left, width) * pixel, lanes)
-            copy(workspace, row + left * pixel, source, T.Bind(from_row), kept * pixel, lanes)
-            if width > left + kept:
-                fill(workspace, row + (left + kept) * pixel, 0, (width - left - kept) * pixel, lanes)
-        if rows > top + kept_rows:
-            fill(workspace, to + (top + kept_rows) * width * pixel, 0, (rows - top - kept_rows) * width * pixel, lanes)

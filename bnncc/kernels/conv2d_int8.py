@@ -18,10 +18,9 @@ from tvm.tirx.script.builder import ir as T
 from bnncc.kernels import epilogue as ep
 from bnncc.kernels.int8_dot import Dot, dot
 from bnncc.kernels.registers import Buffer, Expr, load, local, ramp
-from bnncc.kernels.tiles import arg, epilogue_args, float_lanes, float_tile, slices, walk_tiles
+from bnncc.kernels.shares import share
+from bnncc.kernels.tiles import Grid, arg, epilogue_args, float_lanes, float_tile, slices
 from bnncc.targets.target import Target, Work
-
-_L1_WEIGHTS = 16 * 1024  # weights up to this many bytes stay in the first-level cache while rows are walked
 
 
 @dataclass(frozen=True)
@@ -61,33 +60,30 @@ def arrange_weights(
 
 
 def build(shape: Shape, epilogue: ep.Epilogue, target: Target) -> tirx.PrimFunc:
-    """The kernel: (input, weights, bias, *epilogue params, *outputs) -> 0."""
+    """The kernel: (input, weights, bias, *epilogue params, *outputs, begin, end) -> 0; units as `Grid` says."""
     lanes, out, use = float_lanes(target), shape.output, dot(target)
     runs, length = shape.runs
     groups = -(-length // use.group)
     size = shape.kernel[0] * runs * groups
     tile = float_tile(target, Work("conv2d_int8", out.width, out.channels, size))
+    grid = Grid(out, 1, lanes, tile, size * use.group * np.dtype(use.weights).itemsize * out.channels)
     with IRBuilder() as ib, T.prim_func():
-        T.func_attr({"tirx.noalias": True})
         inputs, weights, bias = arg("input", use.inputs), arg("weights", use.weights), arg("bias", "int32")
         params, outputs = epilogue_args(epilogue)
-        ep.emit_borders(epilogue, out, outputs)
-        with T.serial(0, out.batch) as n:
-            image = n * (shape.in_rows * shape.row)
+        part = share(grid.units)
+        part.once(lambda: ep.emit_borders(epilogue, out, outputs))
 
-            def emit(block: Expr, vectors: int, channels: int, y: Expr, x: Expr) -> None:
-                at = image + y * (shape.strides[0] * shape.row) + x * (shape.strides[1] * shape.channels)
-                sums = _accumulate(
-                    shape, use, inputs, T.Bind(at), weights, bias, block * lanes, tile.pixels, vectors * lanes
-                )
-                pixels = [ep.Pixel(n, y, x + p) for p in range(tile.pixels)]
-                for first, width, valid in slices(channels, lanes):
-                    values = [T.Bind(_part(row, first, width, use.lanes)) for row in sums]
-                    channel = T.Bind(block * lanes + first)
-                    ep.emit_pixels(epilogue, out, pixels, channel, values, width, valid, params, outputs)
+        def emit(n: Expr, group: Expr, block: Expr, vectors: int, channels: int, y: Expr, x: Expr) -> None:
+            at = n * (shape.in_rows * shape.row) + y * (shape.strides[0] * shape.row)
+            at = T.Bind(at + x * (shape.strides[1] * shape.channels))
+            sums = _accumulate(shape, use, inputs, at, weights, bias, block * lanes, tile.pixels, vectors * lanes)
+            pixels = [ep.Pixel(n, y, x + p) for p in range(tile.pixels)]
+            for first, width, valid in slices(channels, lanes):
+                values = [T.Bind(_part(row, first, width, use.lanes)) for row in sums]
+                channel = T.Bind(block * lanes + first)
+                ep.emit_pixels(epilogue, out, pixels, channel, values, width, valid, params, outputs)
 
-            rows_first = 4 * size * out.channels <= _L1_WEIGHTS
-            walk_tiles(out.rows, out.width, out.channels, lanes, tile, rows_first=rows_first, emit=emit)
+        grid.walk(part, emit)
     return ib.get()
 
 

@@ -14,7 +14,8 @@ from tvm.tirx.script.builder import ir as T
 from bnncc.kernels import epilogue as ep
 from bnncc.kernels import products
 from bnncc.kernels.registers import Expr
-from bnncc.kernels.tiles import arg, epilogue_args, float_lanes, float_tile, walk_blocks, walk_row
+from bnncc.kernels.shares import share
+from bnncc.kernels.tiles import arg, block_count, epilogue_args, float_lanes, float_tile, walk_blocks, walk_row
 from bnncc.targets.target import Target, Work
 
 
@@ -32,16 +33,17 @@ def arrange_weights(weights: npt.NDArray[np.float32], target: Target) -> npt.NDA
 
 
 def build(shape: Shape, epilogue: ep.Epilogue, target: Target) -> tirx.PrimFunc:
-    """The kernel: (input, weights, *epilogue params, *outputs) -> 0."""
+    """The kernel: (input, weights, *epilogue params, *outputs, begin, end) -> 0. A unit is a tile of channels."""
     out, lanes = shape.output, float_lanes(target)
     tile = float_tile(target, Work("dense", out.batch, out.channels, shape.inputs))
     reduction = products.Reduction((1, 1, shape.inputs), (0, 0, 1), shape.inputs)
     zero = tirx.const(0, "int32")
     with IRBuilder() as ib, T.prim_func():
-        T.func_attr({"tirx.noalias": True})
         inputs, weights = arg("input", "float32"), arg("weights", "float32")
         params, outputs = epilogue_args(epilogue)
-        ep.emit_borders(epilogue, out, outputs)
+        blocks = block_count(out.channels, lanes, tile.vectors)
+        part = share(blocks)
+        part.once(lambda: ep.emit_borders(epilogue, out, outputs))
 
         def emit(block: Expr, vectors: int, channels: int) -> None:
             def rows(first: Expr) -> None:
@@ -52,5 +54,5 @@ def build(shape: Shape, epilogue: ep.Epilogue, target: Target) -> tirx.PrimFunc:
 
             walk_row(out.batch, tile.pixels, rows)
 
-        walk_blocks(out.channels, lanes, tile.vectors, emit)
+        walk_blocks(out.channels, lanes, tile.vectors, emit, part.of(zero, blocks))
     return ib.get()

@@ -14,6 +14,7 @@ from tvm.tirx.script.builder import ir as T
 
 from bnncc.kernels import epilogue as ep
 from bnncc.kernels.registers import Expr, load, local, ramp, splat
+from bnncc.kernels.shares import share
 from bnncc.kernels.tiles import arg, each_slice, epilogue_args, float_lanes
 from bnncc.kernels.windows import Taps, Window, walk_windows
 from bnncc.targets.target import Target
@@ -32,37 +33,36 @@ def arrange_weights(weights: npt.NDArray[np.float32], target: Target) -> npt.NDA
 
 
 def build(shape: Shape, epilogue: ep.Epilogue, target: Target) -> tirx.PrimFunc:
-    """The kernel: (input, weights, *epilogue params, *outputs) -> 0."""
+    """The kernel: (input, weights, *epilogue params, *outputs, begin, end) -> 0. A unit is a row."""
     out, lanes = shape.output, float_lanes(target)
     with IRBuilder() as ib, T.prim_func():
-        T.func_attr({"tirx.noalias": True})
         inputs, weights = arg("input", "float32"), arg("weights", "float32")
         params, outputs = epilogue_args(epilogue)
-        ep.emit_borders(epilogue, out, outputs)
-        with T.serial(0, out.batch) as n:
+        part = share(out.batch * out.rows)
+        part.once(lambda: ep.emit_borders(epilogue, out, outputs))
 
-            def emit(y: Expr, x: Expr, pixels: int, taps: Taps) -> None:
-                origin = T.Bind(shape.at(n, y, x) * out.channels)
+        def emit(n: Expr, y: Expr, x: Expr, pixels: int, taps: Taps) -> None:
+            origin = T.Bind(shape.at(n, y, x) * out.channels)
 
-                def slice_of(channel: Expr, lanes: int, valid: int) -> None:
-                    everything = ramp(0, lanes)
-                    sums = [local("float32", lanes) for _ in range(pixels)]
-                    for total in sums:
-                        T.buffer_store(total, splat(tirx.const(0.0, "float32"), lanes), [everything])
+            def slice_of(channel: Expr, lanes: int, valid: int) -> None:
+                everything = ramp(0, lanes)
+                sums = [local("float32", lanes) for _ in range(pixels)]
+                for total in sums:
+                    T.buffer_store(total, splat(tirx.const(0.0, "float32"), lanes), [everything])
 
-                    def tap(i: Expr, j: Expr) -> None:
-                        factor = load(weights, (i * shape.kernel[1] + j) * out.channels + channel, lanes, valid)
-                        for p, total in enumerate(sums):
-                            at = origin + shape.step(i, j, p) * out.channels + channel
-                            value = load(inputs, at, lanes, valid)
-                            T.buffer_store(total, total[everything] + value * factor, [everything])
+                def tap(i: Expr, j: Expr) -> None:
+                    factor = load(weights, (i * shape.kernel[1] + j) * out.channels + channel, lanes, valid)
+                    for p, total in enumerate(sums):
+                        at = origin + shape.step(i, j, p) * out.channels + channel
+                        value = load(inputs, at, lanes, valid)
+                        T.buffer_store(total, total[everything] + value * factor, [everything])
 
-                    taps.each(tap)
-                    where = [ep.Pixel(n, y, x + p) for p in range(pixels)]
-                    values = [T.Bind(total[everything]) for total in sums]
-                    ep.emit_pixels(epilogue, out, where, channel, values, lanes, valid, params, outputs)
+                taps.each(tap)
+                where = [ep.Pixel(n, y, x + p) for p in range(pixels)]
+                values = [T.Bind(total[everything]) for total in sums]
+                ep.emit_pixels(epilogue, out, where, channel, values, lanes, valid, params, outputs)
 
-                each_slice(out.channels, lanes, slice_of)
+            each_slice(out.channels, lanes, slice_of)
 
-            walk_windows(shape, _PIXELS, emit)
+        walk_windows(shape, _PIXELS, part, emit)
     return ib.get()

@@ -8,6 +8,7 @@ from tvm.tirx.script.builder import ir as T
 
 from bnncc.kernels import epilogue as ep
 from bnncc.kernels.registers import Expr, load
+from bnncc.kernels.shares import share
 from bnncc.kernels.tiles import arg, each_slice, epilogue_args, float_lanes
 from bnncc.targets.target import Target
 
@@ -21,26 +22,33 @@ class Shape:
 
 
 def build(shape: Shape, epilogue: ep.Epilogue, target: Target) -> tirx.PrimFunc:
-    """The kernel: (input, *epilogue params, *outputs) -> 0."""
-    out = _flat(shape.output, epilogue)
+    """The kernel: (input, *epilogue params, *outputs, begin, end) -> 0. A unit is a row."""
+    lanes = float_lanes(target)
+    out = _flat(shape.output, epilogue, lanes)
     with IRBuilder() as ib, T.prim_func():
-        T.func_attr({"tirx.noalias": True})
         inputs = arg("input", shape.dtype)
         params, outputs = epilogue_args(epilogue)
-        ep.emit_borders(epilogue, out, outputs)
-        with T.serial(0, out.batch) as n, T.serial(0, out.rows) as y, T.serial(0, out.width) as x:
-            at = T.Bind(((n * out.rows + y) * out.width + x) * out.channels)
+        part = share(out.batch * out.rows)
+        part.once(lambda: ep.emit_borders(epilogue, out, outputs))
 
-            def slice_of(channel: Expr, lanes: int, valid: int) -> None:
-                value = load(inputs, at + channel, lanes, valid)
-                ep.emit_pixels(epilogue, out, [ep.Pixel(n, y, x)], channel, [value], lanes, valid, params, outputs)
+        def row(n: Expr, y: Expr) -> None:
+            with T.serial(0, out.width) as x:
+                at = T.Bind(((n * out.rows + y) * out.width + x) * out.channels)
 
-            each_slice(out.channels, float_lanes(target), slice_of)
+                def slice_of(channel: Expr, lanes: int, valid: int) -> None:
+                    value = load(inputs, at + channel, lanes, valid)
+                    ep.emit_pixels(epilogue, out, [ep.Pixel(n, y, x)], channel, [value], lanes, valid, params, outputs)
+
+                each_slice(out.channels, lanes, slice_of)
+
+        part.each_row(out.batch, out.rows, row)
     return ib.get()
 
 
-def _flat(geometry: ep.Geometry, epilogue: ep.Epilogue) -> ep.Geometry:
-    """One long pixel where nothing depends on the channel, so that few channels do not make short vectors."""
+def _flat(geometry: ep.Geometry, epilogue: ep.Epilogue, lanes: int) -> ep.Geometry:
+    """One long pixel, or one a row, where nothing depends on the channel, so that few channels do not make short
+    vectors."""
     if any(param.kind == "channel" for param in epilogue.params) or any(output.bits for output in epilogue.outputs):
         return geometry
-    return ep.Geometry(1, 1, 1, geometry.batch * geometry.rows * geometry.width * geometry.channels)
+    rows, row = geometry.batch * geometry.rows, geometry.width * geometry.channels
+    return ep.Geometry(1, rows, 1, row) if row % lanes == 0 else ep.Geometry(1, 1, 1, rows * row)

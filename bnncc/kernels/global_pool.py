@@ -8,7 +8,8 @@ from tvm.tirx.script.builder import ir as T
 
 from bnncc.kernels import epilogue as ep
 from bnncc.kernels.registers import Expr, load, local, ramp, splat
-from bnncc.kernels.tiles import arg, each_slice, epilogue_args, float_lanes
+from bnncc.kernels.shares import share
+from bnncc.kernels.tiles import arg, each_slice, epilogue_args, float_lanes, slice_count
 from bnncc.targets.target import Target
 
 _VECTORS = 4  # of channels taken together: one cache line after the other
@@ -25,13 +26,18 @@ class Shape:
 
 
 def build(shape: Shape, epilogue: ep.Epilogue, target: Target) -> tirx.PrimFunc:
-    """The kernel: (input, *epilogue params, *outputs) -> 0."""
+    """The kernel: (input, *epilogue params, *outputs, begin, end) -> 0.
+
+    A unit is `_VECTORS` vectors of channels of one image.
+    """
     out, pixels = shape.output, shape.in_rows * shape.in_width
+    together = _VECTORS * float_lanes(target)
+    count = slice_count(out.channels, together)
     with IRBuilder() as ib, T.prim_func():
-        T.func_attr({"tirx.noalias": True})
         inputs = arg("input", "float32")
         params, outputs = epilogue_args(epilogue)
-        ep.emit_borders(epilogue, out, outputs)
+        part = share(out.batch * count)
+        part.once(lambda: ep.emit_borders(epilogue, out, outputs))
         with T.serial(0, out.batch) as n:
 
             def slice_of(channel: Expr, lanes: int, valid: int) -> None:
@@ -57,5 +63,5 @@ def build(shape: Shape, epilogue: ep.Epilogue, target: Target) -> tirx.PrimFunc:
                 where = [ep.Pixel(n, zero, zero)]
                 ep.emit_pixels(epilogue, out, where, channel, [mean], lanes, valid, params, outputs)
 
-            each_slice(out.channels, _VECTORS * float_lanes(target), slice_of)
+            each_slice(out.channels, together, slice_of, part.of(n * count, count))
     return ib.get()

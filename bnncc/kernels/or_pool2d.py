@@ -10,6 +10,7 @@ from tvm.tirx.script.builder import ir as T
 from bnncc.kernels import epilogue as ep
 from bnncc.kernels.copies import runs
 from bnncc.kernels.registers import Expr, local, ramp, splat
+from bnncc.kernels.shares import share
 from bnncc.kernels.tiles import arg
 from bnncc.kernels.windows import Taps, Window, walk_windows
 from bnncc.targets.target import Target
@@ -25,36 +26,35 @@ class Shape(Window):
 
 
 def build(shape: Shape, target: Target) -> tirx.PrimFunc:
-    """The kernel: (packed, pooled) -> 0."""
+    """The kernel: (packed, pooled, begin, end) -> 0. A unit is a row."""
     out, size = shape.output, shape.bits.pixel_bytes
     top, left, bottom, right = shape.bits.pads
     with IRBuilder() as ib, T.prim_func():
-        T.func_attr({"tirx.noalias": True})
         packed, pooled = arg("packed", "uint8"), arg("pooled", "uint8")
-        ep.fill_border(shape.bits, out, pooled)
-        with T.serial(0, out.batch) as n:
+        part = share(out.batch * out.rows)
+        part.once(lambda: ep.fill_border(shape.bits, out, pooled))
 
-            def emit(y: Expr, x: Expr, pixels: int, taps: Taps) -> None:
-                origin = T.Bind(shape.at(n, y, x) * size)
-                row = (n * (out.rows + top + bottom) + y + top) * (out.width + left + right)
-                to = T.Bind((row + left + x) * size)
+        def emit(n: Expr, y: Expr, x: Expr, pixels: int, taps: Taps) -> None:
+            origin = T.Bind(shape.at(n, y, x) * size)
+            row = (n * (out.rows + top + bottom) + y + top) * (out.width + left + right)
+            to = T.Bind((row + left + x) * size)
 
-                def run(first: Expr, lanes: int) -> None:
-                    everything = ramp(0, lanes)
-                    totals = [local("uint8", lanes) for _ in range(pixels)]
-                    for total in totals:
-                        T.buffer_store(total, splat(tirx.const(0, "uint8"), lanes), [everything])
+            def run(first: Expr, lanes: int) -> None:
+                everything = ramp(0, lanes)
+                totals = [local("uint8", lanes) for _ in range(pixels)]
+                for total in totals:
+                    T.buffer_store(total, splat(tirx.const(0, "uint8"), lanes), [everything])
 
-                    def tap(i: Expr, j: Expr) -> None:
-                        for p, total in enumerate(totals):
-                            value = packed[ramp(origin + shape.step(i, j, p) * size + first, lanes)]
-                            T.buffer_store(total, T.bitwise_or(total[everything], value), [everything])
-
-                    taps.each(tap)
+                def tap(i: Expr, j: Expr) -> None:
                     for p, total in enumerate(totals):
-                        T.buffer_store(pooled, total[everything], [ramp(to + p * size + first, lanes)])
+                        value = packed[ramp(origin + shape.step(i, j, p) * size + first, lanes)]
+                        T.buffer_store(total, T.bitwise_or(total[everything], value), [everything])
 
-                runs(size, target.vector_bits // 8, run)
+                taps.each(tap)
+                for p, total in enumerate(totals):
+                    T.buffer_store(pooled, total[everything], [ramp(to + p * size + first, lanes)])
 
-            walk_windows(shape, _PIXELS, emit)
+            runs(size, target.vector_bits // 8, run)
+
+        walk_windows(shape, _PIXELS, part, emit)
     return ib.get()

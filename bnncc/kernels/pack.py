@@ -11,6 +11,7 @@ from tvm.tirx.script.builder import ir as T
 
 from bnncc.kernels import epilogue as ep
 from bnncc.kernels.registers import Expr, bits_of, load, splat
+from bnncc.kernels.shares import share
 from bnncc.kernels.tiles import SLICE, arg
 from bnncc.targets.target import Target
 
@@ -30,19 +31,20 @@ class Shape:
 
 
 def build(shape: Shape, target: Target) -> tirx.PrimFunc:
-    """The kernel: (input, [threshold float32 [C] | lo int32 [C], hi int32 [C]], packed uint8) -> 0; a float32 input
-    with a scalar threshold has nothing between."""
+    """The kernel: (input, [threshold float32 [C] | lo int32 [C], hi int32 [C]], packed uint8, begin, end) -> 0; a
+    float32 input with a scalar threshold has nothing between. A unit is a row."""
     out, bits = shape.output, shape.bits
     per_group = bits.channels // bits.groups
     top, left, bottom, right = bits.pads
     names = ["lo", "hi"] if shape.dtype == "int32" else ["threshold"] if shape.threshold is None else []
     with IRBuilder() as ib, T.prim_func():
-        T.func_attr({"tirx.noalias": True})
         inputs = arg("input", shape.dtype)
         limits = [arg(name, shape.dtype) for name in names]
         packed = arg("packed", "uint8")
-        ep.emit_borders(ep.Epilogue(outputs=(ep.Output(0, "uint8", bits),)), out, [packed])
-        with T.serial(0, out.batch) as n, T.serial(0, out.rows) as y, T.serial(0, out.width) as x:
+        part = share(out.batch * out.rows)
+        part.once(lambda: ep.emit_borders(ep.Epilogue(outputs=(ep.Output(0, "uint8", bits),)), out, [packed]))
+
+        def pixel(n: Expr, y: Expr, x: Expr) -> None:
             at = T.Bind(((n * out.rows + y) * out.width + x) * out.channels)
             row = (n * (out.rows + top + bottom) + y + top) * (out.width + left + right)
             to = T.Bind((row + x + left) * bits.pixel_bytes)
@@ -65,4 +67,10 @@ def build(shape: Shape, target: Target) -> tirx.PrimFunc:
                         byte(number, SLICE)
                 if per_group % SLICE:
                     byte(tirx.const(per_group // SLICE, "int32"), per_group % SLICE)
+
+        def row(n: Expr, y: Expr) -> None:
+            with T.serial(0, out.width) as x:
+                pixel(n, y, x)
+
+        part.each_row(out.batch, out.rows, row)
     return ib.get()

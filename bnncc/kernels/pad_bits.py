@@ -8,6 +8,8 @@ from tvm.tirx.script.builder import ir as T
 
 from bnncc.kernels import epilogue as ep
 from bnncc.kernels.copies import copy
+from bnncc.kernels.registers import Expr
+from bnncc.kernels.shares import share
 from bnncc.kernels.tiles import arg
 from bnncc.targets.target import Target
 
@@ -21,15 +23,18 @@ class Shape:
 
 
 def build(shape: Shape, target: Target) -> tirx.PrimFunc:
-    """The kernel: (packed, padded) -> 0."""
+    """The kernel: (packed, padded, begin, end) -> 0. A unit is a row."""
     out, (top, left, bottom, right) = shape.output, shape.bits.pads
     row_bytes = out.width * shape.bits.pixel_bytes
     with IRBuilder() as ib, T.prim_func():
-        T.func_attr({"tirx.noalias": True})
         packed, padded = arg("packed", "uint8"), arg("padded", "uint8")
-        ep.fill_border(shape.bits, out, padded)
-        with T.serial(0, out.batch) as n, T.serial(0, out.rows) as y:
+        part = share(out.batch * out.rows)
+        part.once(lambda: ep.fill_border(shape.bits, out, padded))
+
+        def move(n: Expr, y: Expr) -> None:
             row = (n * (out.rows + top + bottom) + y + top) * (out.width + left + right) + left
             to = T.Bind(row * shape.bits.pixel_bytes)
             copy(padded, to, packed, T.Bind((n * out.rows + y) * row_bytes), row_bytes, target.vector_bits // 8)
+
+        part.each_row(out.batch, out.rows, move)
     return ib.get()

@@ -13,6 +13,7 @@ from tvm.tirx.script.builder import ir as T
 
 from bnncc.kernels import epilogue as ep
 from bnncc.kernels.registers import Expr, load, local, ramp, splat
+from bnncc.kernels.shares import share
 from bnncc.kernels.tiles import arg, each_slice, epilogue_args, float_lanes
 from bnncc.kernels.windows import Taps, Window, walk_windows
 from bnncc.targets.target import Target
@@ -32,44 +33,43 @@ class Shape(Window):
 
 
 def build(shape: Shape, epilogue: ep.Epilogue, target: Target) -> tirx.PrimFunc:
-    """The kernel: (input, *epilogue params, *outputs) -> 0."""
+    """The kernel: (input, *epilogue params, *outputs, begin, end) -> 0. A unit is a row."""
     out = shape.output
     start = float("-inf") if shape.kind == "max" else 0.0
     with IRBuilder() as ib, T.prim_func():
-        T.func_attr({"tirx.noalias": True})
         inputs = arg("input", "float32")
         params, outputs = epilogue_args(epilogue)
-        ep.emit_borders(epilogue, out, outputs)
-        with T.serial(0, out.batch) as n:
+        part = share(out.batch * out.rows)
+        part.once(lambda: ep.emit_borders(epilogue, out, outputs))
 
-            def emit(y: Expr, x: Expr, pixels: int, taps: Taps) -> None:
-                origin = T.Bind(shape.at(n, y, x) * out.channels)
-                count = None if shape.kind == "max" else T.Bind(_count(shape, taps))
+        def emit(n: Expr, y: Expr, x: Expr, pixels: int, taps: Taps) -> None:
+            origin = T.Bind(shape.at(n, y, x) * out.channels)
+            count = None if shape.kind == "max" else T.Bind(_count(shape, taps))
 
-                def slice_of(channel: Expr, lanes: int, valid: int) -> None:
-                    everything = ramp(0, lanes)
-                    totals = [local("float32", lanes) for _ in range(pixels)]
-                    for total in totals:
-                        T.buffer_store(total, splat(tirx.const(start, "float32"), lanes), [everything])
+            def slice_of(channel: Expr, lanes: int, valid: int) -> None:
+                everything = ramp(0, lanes)
+                totals = [local("float32", lanes) for _ in range(pixels)]
+                for total in totals:
+                    T.buffer_store(total, splat(tirx.const(start, "float32"), lanes), [everything])
 
-                    def tap(i: Expr, j: Expr) -> None:
-                        for p, total in enumerate(totals):
-                            at = origin + shape.step(i, j, p) * out.channels + channel
-                            value, old = load(inputs, at, lanes, valid), total[everything]
-                            new = T.max(old, value) if shape.kind == "max" else old + value
-                            T.buffer_store(total, new, [everything])
+                def tap(i: Expr, j: Expr) -> None:
+                    for p, total in enumerate(totals):
+                        at = origin + shape.step(i, j, p) * out.channels + channel
+                        value, old = load(inputs, at, lanes, valid), total[everything]
+                        new = T.max(old, value) if shape.kind == "max" else old + value
+                        T.buffer_store(total, new, [everything])
 
-                    taps.each(tap)
-                    where = [ep.Pixel(n, y, x + p) for p in range(pixels)]
-                    values = [total[everything] for total in totals]
-                    if count is not None:
-                        values = [value / splat(count, lanes) for value in values]
-                    values = [T.Bind(value) for value in values]
-                    ep.emit_pixels(epilogue, out, where, channel, values, lanes, valid, params, outputs)
+                taps.each(tap)
+                where = [ep.Pixel(n, y, x + p) for p in range(pixels)]
+                values = [total[everything] for total in totals]
+                if count is not None:
+                    values = [value / splat(count, lanes) for value in values]
+                values = [T.Bind(value) for value in values]
+                ep.emit_pixels(epilogue, out, where, channel, values, lanes, valid, params, outputs)
 
-                each_slice(out.channels, float_lanes(target), slice_of)
+            each_slice(out.channels, float_lanes(target), slice_of)
 
-            walk_windows(shape, _PIXELS, emit)
+        walk_windows(shape, _PIXELS, part, emit)
     return ib.get()
 
 

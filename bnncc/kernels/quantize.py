@@ -13,6 +13,7 @@ from tvm.tirx.script.builder import ir as T
 
 from bnncc.kernels.copies import fill, runs
 from bnncc.kernels.registers import Buffer, Expr, cast, load, ramp, splat
+from bnncc.kernels.shares import share, within
 from bnncc.kernels.tiles import arg, float_lanes
 from bnncc.ops.quantize import LIMITS
 from bnncc.targets.target import Target
@@ -45,30 +46,35 @@ def interleaves(channels: int) -> bool:
 
 
 def build(shape: Shape, target: Target) -> tirx.PrimFunc:
-    """The kernel: (input, output) -> 0."""
+    """The kernel: (input, output, begin, end) -> 0. A unit is a row of the output."""
     lanes = float_lanes(target)
     top, left, bottom, _ = shape.pads
     in_pixels = shape.rows * shape.width
     kept = shape.width * shape.channels
     with IRBuilder() as ib, T.prim_func():
-        T.func_attr({"tirx.noalias": True})
         inputs, output = arg("input", "float32"), arg("output", shape.dtype)
+        rows = top + shape.rows + bottom
+        part = share(shape.batch * rows)
         with T.serial(0, shape.batch) as n:
-            image = T.Bind(n * ((top + shape.rows + bottom) * shape.row))
-            fill(output, image, shape.zero_point, top * shape.row, 4 * lanes)
-            with T.serial(0, shape.rows) as y:
-                at = T.Bind(image + (top + y) * shape.row)
+            whole = part.of(n * rows, rows)
+
+            def border(begin: int, end: int) -> None:
+                with within(whole, begin, end) as y:
+                    fill(output, T.Bind((n * rows + y) * shape.row), shape.zero_point, shape.row, 4 * lanes)
+
+            border(0, top)
+            with within(whole, top, top + shape.rows) as y:
+                at = T.Bind((n * rows + y) * shape.row)
                 fill(output, at, shape.zero_point, left * shape.channels, 4 * lanes)
                 start = T.Bind(at + left * shape.channels)
                 if shape.nchw and shape.channels > 1:
-                    first = T.Bind(n * (in_pixels * shape.channels) + y * shape.width)
+                    first = T.Bind(n * (in_pixels * shape.channels) + (y - top) * shape.width)
                     _interleave(shape, inputs, first, in_pixels, output, start, lanes)
                 else:
-                    _row(shape, inputs, T.Bind((n * shape.rows + y) * kept), output, start, kept, lanes)
+                    _row(shape, inputs, T.Bind((n * shape.rows + y - top) * kept), output, start, kept, lanes)
                 end = T.Bind(start + kept)
                 fill(output, end, shape.zero_point, shape.row - left * shape.channels - kept, 4 * lanes)
-            below = T.Bind(image + (top + shape.rows) * shape.row)
-            fill(output, below, shape.zero_point, bottom * shape.row, 4 * lanes)
+            border(top + shape.rows, rows)
     return ib.get()
 
 

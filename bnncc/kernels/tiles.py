@@ -1,6 +1,7 @@
 """How kernels walk their output: rows, tiles of pixels by vectors of channels, and slices of those vectors."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
@@ -8,9 +9,11 @@ from tvm.tirx.script.builder import ir as T
 
 from bnncc.kernels import epilogue as ep
 from bnncc.kernels.registers import Buffer, Expr
+from bnncc.kernels.shares import Range, Share, balance, within
 from bnncc.targets.target import Target, Tile
 
 SLICE = 8  # channels in one byte of packed signs: the least that an epilogue handles at a time
+_L1_WEIGHTS = 16 * 1024  # weights up to this many bytes stay in the first-level cache while rows are walked
 
 
 def arg(name: str, dtype: str) -> Buffer:
@@ -46,13 +49,25 @@ def slices(channels: int, lanes: int) -> Iterator[tuple[int, int, int]]:
         yield first, SLICE, min(SLICE, channels - first)
 
 
-def each_slice(channels: int, lanes: int, emit: Callable[[Expr, int, int], None]) -> None:
-    """Call `emit(first, lanes, valid)` for all of `slices`, the whole vectors in one loop."""
-    if channels >= lanes:
-        with T.serial(0, channels // lanes) as i:
+def slice_count(channels: int, lanes: int) -> int:
+    """Loop rounds of `each_slice`: whole vectors, and all that is left together."""
+    return -(-channels // lanes)
+
+
+def each_slice(channels: int, lanes: int, emit: Callable[[Expr, int, int], None], only: Range | None = None) -> None:
+    """Call `emit(first, lanes, valid)` for all of `slices`, the whole vectors in one loop. `only`: the rounds to do, of
+    the `slice_count`; all by default."""
+    whole, rest = channels // lanes, channels % lanes
+    if whole:
+        with _serial(whole, only) as i:
             emit(T.Bind(i * lanes), lanes, lanes)
-    for first, width, valid in slices(channels % lanes, lanes):
-        emit(tirx.const(channels // lanes * lanes + first, "int32"), width, valid)
+
+    def remaining() -> None:
+        for first, width, valid in slices(rest, lanes):
+            emit(tirx.const(whole * lanes + first, "int32"), width, valid)
+
+    if rest:
+        _last(whole, only, remaining)
 
 
 def walk_row(width: int, pixels: int, emit: Callable[[Expr], None]) -> None:
@@ -62,45 +77,97 @@ def walk_row(width: int, pixels: int, emit: Callable[[Expr], None]) -> None:
         emit(i * pixels if width % pixels == 0 else T.Bind(T.min(i * pixels, width - pixels)))
 
 
-def walk_blocks(channels: int, lanes: int, vectors: int, emit: Callable[[Expr, int, int], None]) -> None:
+def block_count(channels: int, lanes: int, vectors: int) -> int:
+    """Tiles of channels that `walk_blocks` walks."""
+    return -(-channels // (vectors * lanes))
+
+
+def walk_blocks(
+    channels: int, lanes: int, vectors: int, emit: Callable[[Expr, int, int], None], only: Range | None = None
+) -> None:
     """Call `emit(block, vectors, channels)`: whole tiles of channels in a loop, then what is left. A block is one
-    vector of channels."""
+    vector of channels. `only`: the tiles to walk, of the `block_count`; all by default."""
     whole = channels // (vectors * lanes)
     if whole:
-        with T.serial(0, whole) as i:
+        with _serial(whole, only) as i:
             emit(i * vectors, vectors, vectors * lanes)
     rest = channels - whole * vectors * lanes
     if rest:
-        emit(tirx.const(whole * vectors, "int32"), -(-rest // lanes), rest)
+        _last(whole, only, lambda: emit(tirx.const(whole * vectors, "int32"), -(-rest // lanes), rest))
 
 
-def walk_tiles(
-    rows: int,
-    width: int,
-    channels: int,
-    lanes: int,
-    tile: Tile,
-    *,
-    rows_first: bool,
-    emit: Callable[[Expr, int, int, Expr, Expr], None],
-) -> None:
-    """Call `emit(block, vectors, channels, y, x)` for all tiles of one group of one image.
+@dataclass(frozen=True)
+class Grid:
+    """The tiles of a convolution's output, and how its work is divided.
 
-    rows_first: walk all channels of a row before the next row, which is best when all weights stay in the first-level
-    cache. Otherwise the weights of one block of channels are kept there while the rows are walked.
+    lanes: channels of one vector. weight_bytes: weights of one group.
     """
-    if rows_first:
-        with T.serial(0, rows) as y:
-            walk_blocks(
-                channels,
-                lanes,
-                tile.vectors,
-                lambda b, v, c: walk_row(width, tile.pixels, lambda x: emit(b, v, c, y, x)),
-            )
+
+    output: ep.Geometry
+    groups: int
+    lanes: int
+    tile: Tile
+    weight_bytes: int
+
+    @property
+    def blocks(self) -> int:
+        """Tiles of channels of one group."""
+        return block_count(self.output.channels // self.groups, self.lanes, self.tile.vectors)
+
+    @property
+    def rows_first(self) -> bool:
+        """Walk all channels of a row before the next row, which is best when all weights stay in the first-level
+        cache. Otherwise the weights of one block of channels are kept there while the rows are walked."""
+        return self.weight_bytes <= _L1_WEIGHTS
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether a unit is a row of one image, or a tile of channels of one group of one image."""
+        rows, blocks = self.output.batch * self.output.rows, self.output.batch * self.groups * self.blocks
+        return self.rows_first or balance(rows) >= balance(blocks)
+
+    @property
+    def units(self) -> int:
+        """Units of the whole output, those of one image after those of the one before."""
+        return self.output.batch * (self.output.rows if self.by_rows else self.groups * self.blocks)
+
+    def walk(self, share: Share, emit: Callable[[Expr, Expr, Expr, int, int, Expr, Expr], None]) -> None:
+        """Call `emit(n, group, block, vectors, channels, y, x)` for all tiles in the share."""
+        out = self.output
+        channels, vectors, pixels = out.channels // self.groups, self.tile.vectors, self.tile.pixels
+        with T.serial(0, out.batch) as n, T.serial(0, self.groups) as group:
+            rows: Range = (tirx.const(0, "int32"), tirx.const(out.rows, "int32"))
+            only = None
+            if self.by_rows:
+                rows = share.of(n * out.rows, out.rows)
+            else:
+                only = share.of((n * self.groups + group) * self.blocks, self.blocks)
+
+            def walk_rows(block: Expr, vectors: int, count: int) -> None:
+                with T.serial(*rows) as y:
+                    walk_row(out.width, pixels, lambda x: emit(n, group, block, vectors, count, y, x))
+
+            if not self.rows_first:
+                walk_blocks(channels, self.lanes, vectors, walk_rows, only)
+            else:
+                with T.serial(*rows) as y:
+                    walk_blocks(
+                        channels,
+                        self.lanes,
+                        vectors,
+                        lambda b, v, c: walk_row(out.width, pixels, lambda x: emit(n, group, b, v, c, y, x)),
+                    )
+
+
+def _serial(count: int, only: Range | None) -> Any:
+    """A loop over `count` things, or over those of them that are in `only`."""
+    return T.serial(0, count) if only is None else within(only, 0, count)
+
+
+def _last(number: int, only: Range | None, emit: Callable[[], None]) -> None:
+    """`emit` thing `number`, the last one, if it is in `only`."""
+    if only is None:
+        emit()
         return
-
-    def walk_rows(block: Expr, vectors: int, count: int) -> None:
-        with T.serial(0, rows) as y:
-            walk_row(width, tile.pixels, lambda x: emit(block, vectors, count, y, x))
-
-    walk_blocks(channels, lanes, tile.vectors, walk_rows)
+    with T.If(tirx.all(only[0] <= number, number < only[1])), T.Then():
+        emit()

@@ -7,7 +7,8 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from bnncc.kernels.registers import Expr, load, ramp
-from bnncc.kernels.tiles import arg, each_slice
+from bnncc.kernels.shares import share
+from bnncc.kernels.tiles import arg, each_slice, slice_count
 from bnncc.targets.target import Target
 
 _BLOCK = 8  # rows and columns of what is transposed at a time: parts of cache lines that are read and written once
@@ -23,10 +24,11 @@ class Shape:
 
 
 def build(shape: Shape, target: Target) -> tirx.PrimFunc:
-    """The kernel: (input, output) -> 0."""
+    """The kernel: (input, output, begin, end) -> 0. A unit is `_BLOCK` columns of one image."""
     with IRBuilder() as ib, T.prim_func():
-        T.func_attr({"tirx.noalias": True})
         inputs, output = arg("input", "float32"), arg("output", "float32")
+        blocks = slice_count(shape.columns, _BLOCK)
+        part = share(shape.batch * blocks)
         with T.serial(0, shape.batch) as n:
             image = T.Bind(n * (shape.rows * shape.columns))
 
@@ -47,5 +49,5 @@ def build(shape: Shape, target: Target) -> tirx.PrimFunc:
 
                 each_slice(shape.rows, _BLOCK, block)
 
-            each_slice(shape.columns, _BLOCK, by_columns)
+            each_slice(shape.columns, _BLOCK, by_columns, part.of(n * blocks, blocks))
     return ib.get()

@@ -8,6 +8,7 @@ from tvm.tirx.script.builder import ir as T
 
 from bnncc.kernels import epilogue as ep
 from bnncc.kernels.registers import Expr
+from bnncc.kernels.shares import Share
 from bnncc.kernels.tiles import walk_row
 
 _UNROLL = 9  # taps of one row of the window that are written out one by one
@@ -58,30 +59,33 @@ class Taps:
                     emit(i, j)
 
 
-def walk_windows(window: Window, pixels: int, emit: Callable[[Expr, Expr, int, Taps], None]) -> None:
-    """Call `emit(y, x, pixels, taps)` for all output pixels of one image: `pixels` at a time where all columns of the
-    window are inside, one at a time at the left and right border."""
+def walk_windows(window: Window, pixels: int, part: Share, emit: Callable[[Expr, Expr, Expr, int, Taps], None]) -> None:
+    """Call `emit(n, y, x, pixels, taps)` for all output pixels of the rows in `part`: `pixels` at a time where all
+    columns of the window are inside, one at a time at the left and right border."""
     width = window.output.width
     left = window.pads[1]
     reach = (window.kernel[1] - 1) * window.dilations[1]
     inside = min(width, -(-left // window.strides[1]))
     outside = max(inside, min(width, (window.in_width - 1 + left - reach) // window.strides[1] + 1))
-    with T.serial(0, window.output.rows) as y:
+
+    def walk(n: Expr, y: Expr) -> None:
         rows = _range(window, 0, y)
 
         def at_border(first: int, end: int) -> None:
             if first < end:
                 with T.serial(first, end) as x:
                     columns = _range(window, 1, x)
-                    emit(y, x, 1, Taps(*zip(rows, columns, strict=True)))
+                    emit(n, y, x, 1, Taps(*zip(rows, columns, strict=True)))
 
         at_border(0, inside)
         if inside < outside:
             count = min(pixels, outside - inside)
             columns = (0, window.kernel[1], window.kernel[1])
             taps = Taps(*zip(rows, columns, strict=True))
-            walk_row(outside - inside, count, lambda x: emit(y, x + inside, count, taps))
+            walk_row(outside - inside, count, lambda x: emit(n, y, x + inside, count, taps))
         at_border(outside, width)
+
+    part.each_row(window.output.batch, window.output.rows, walk)
 
 
 def _range(window: Window, axis: int, position: Expr) -> tuple[Expr, Expr, Expr]:

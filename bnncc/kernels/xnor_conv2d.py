@@ -13,7 +13,6 @@ Zero padding costs nothing in the loops: borders hold 0 bits, and `offset` has a
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +23,9 @@ from tvm.tirx.script.builder import ir as T
 from bnncc.kernels import byte_counts
 from bnncc.kernels import epilogue as ep
 from bnncc.kernels.registers import Buffer, Expr, cast, load, local, ramp, splat
-from bnncc.kernels.tiles import SLICE, arg, epilogue_args, walk_tiles
+from bnncc.kernels.shares import share
+from bnncc.kernels.tiles import SLICE, Grid, arg, epilogue_args
 from bnncc.targets.target import Target, Tile, Work
-
-_L1_WEIGHTS = 16 * 1024  # weights up to this many bytes stay in the first-level cache while rows are walked
 
 
 @dataclass(frozen=True)
@@ -71,20 +69,22 @@ def arrange_weights(weights: npt.NDArray[np.uint8], groups: int, target: Target)
 
 
 def build(shape: Shape, epilogue: ep.Epilogue, target: Target) -> tirx.PrimFunc:
-    """The kernel: (bits, weights, offset, row_class, col_class, *epilogue params, *outputs) -> 0."""
+    """The kernel: (bits, weights, offset, row_class, col_class, *epilogue params, *outputs, begin, end) -> 0; units as
+    `Grid` says."""
     lanes, out = target.popcount_lanes, shape.output
     reduction = shape.words // target.word_bytes
     tile = target.tile(Work("xnor_conv2d", out.width, shape.group_channels, reduction, shape.kernel[1]))
     word = f"uint{target.lane_bits}"
     blocks = -(-shape.group_channels // lanes)
+    grid = Grid(out, shape.groups, lanes, tile, shape.words * shape.group_channels)
     with IRBuilder() as ib, T.prim_func():
-        T.func_attr({"tirx.noalias": True})
         bits = arg("bits", word)
         weights = arg("weights", word)
         offset = arg("offset", "int32")
         classes = (arg("row_class", "int32"), arg("col_class", "int32"))
         params, outputs = epilogue_args(epilogue)
-        ep.emit_borders(epilogue, out, outputs)
+        part = share(grid.units)
+        part.once(lambda: ep.emit_borders(epilogue, out, outputs))
 
         def emit_tile(n: Expr, group: Expr, block: Expr, vectors: int, channels: int, y: Expr, x: Expr) -> None:
             """`tile.pixels` pixels from x on, by `vectors` vectors from `block` on, `channels` of them real."""
@@ -106,16 +106,7 @@ def build(shape: Shape, epilogue: ep.Epilogue, target: Target) -> tirx.PrimFunc:
                     pixel = ep.Pixel(n, y, x + p)
                     ep.emit(epilogue, out, pixel, channel, acc, SLICE, valid, params, values, outputs)
 
-        with T.serial(0, out.batch) as n, T.serial(0, shape.groups) as group:
-            walk_tiles(
-                out.rows,
-                out.width,
-                shape.group_channels,
-                lanes,
-                tile,
-                rows_first=shape.words * shape.group_channels <= _L1_WEIGHTS,
-                emit=partial(emit_tile, n, group),
-            )
+        grid.walk(part, emit_tile)
     return ib.get()
 
 

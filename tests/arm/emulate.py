@@ -52,6 +52,7 @@ def needs_qemu(target: str) -> None:
 _MAIN = """
 typedef unsigned long size;
 extern int bnncc_run({declarations}, void *arena);
+extern int bnncc_run_threads(int threads, void *const *table);
 static long call(long number, long a, long b, long c) {{
   register long n __asm__("{number}") = number; register long x0 __asm__("{argument}0") = a;
   register long x1 __asm__("{argument}1") = b; register long x2 __asm__("{argument}2") = c;
@@ -67,9 +68,19 @@ static void whole(long number, long file, unsigned char *data, size count) {{
 }}
 static _Alignas(64) unsigned char arena[{arena} + 64];
 {tensors}
+/* A team whose threads run one after the other. */
+static unsigned running;
+static int thread(void) {{ return running; }}
+static int yield(void) {{ return 0; }}
+static void team(int (*worker)(void *), void *data, unsigned threads, unsigned flags) {{
+  for (running = 0; running < threads; running++) worker(data);
+}}
 void _start(void) {{
   {reads}
   if (bnncc_run({arguments}, arena)) call({exit}, 4, 0, 0);
+  {writes}
+  void *table[] = {{team, thread, yield, {arguments}, arena}};
+  if (bnncc_run_threads(3, table)) call({exit}, 5, 0, 0);
   {writes}
   call({exit}, 0, 0, 0);
 }}
@@ -77,7 +88,8 @@ void _start(void) {{
 
 
 def run(model: Path, folder: Path, *inputs: Array, target: str = "arm", float_convs: Any = None) -> list[Array]:
-    """The outputs of `model`, compiled for `target` and executed under qemu."""
+    """The outputs of `model`, compiled for `target` and executed under qemu; three threads that share the work must
+    come to the same."""
     chosen = targets.find(target)
     machine = MACHINES[chosen.machine]
     _, program, _ = compiler.lower(model, chosen, float_convs=float_convs)
@@ -119,5 +131,5 @@ def run(model: Path, folder: Path, *inputs: Array, target: str = "arm", float_co
     for value in tensors[split:]:
         outputs.append(np.frombuffer(done.stdout[at : at + value.size], value.dtype).reshape(value.shape))
         at += value.size
-    assert at == len(done.stdout)
+    assert done.stdout[:at] == done.stdout[at:]
     return outputs

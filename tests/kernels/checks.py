@@ -1,5 +1,6 @@
 """Running a kernel with an epilogue and comparing all its outputs."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,14 @@ Array = npt.NDArray[Any]
 
 
 def check(
-    kernel: tirx.PrimFunc, target: Target, inputs: list[Array], case: Case, accumulator: Array, rtol: float, atol: float
+    kernel: tirx.PrimFunc,
+    target: Target,
+    inputs: list[Array],
+    case: Case,
+    accumulator: Array,
+    rtol: float,
+    atol: float,
+    execute: Callable[..., None] = run,
 ) -> None:
     """Floats agree within `rtol` and `atol`; integers are equal; bits are equal but where the float they compare is
     within the same tolerance of its threshold."""
@@ -23,7 +31,7 @@ def check(
     expected = case.expected(accumulator)
     # Filled with rubbish: every byte has to be written.
     results = [np.full(e.shape, 0x55, o.dtype) for e, o in zip(expected, epilogue.outputs, strict=True)]
-    run(kernel, target, *inputs, *case.params, *results)
+    execute(kernel, target, *inputs, *case.params, *results)
     for output, want, got in zip(epilogue.outputs, expected, results, strict=True):
         if output.bits is None:
             np.testing.assert_allclose(got, want, rtol=rtol, atol=atol)

@@ -1,16 +1,18 @@
 """conv2d, depthwise and dense against loops over taps in numpy."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tvm import tirx
 
-from bnncc.kernels import conv2d, dense, depthwise
+from bnncc.kernels import conv2d, dense, depthwise, shares
 from bnncc.kernels import epilogue as ep
 from bnncc.targets.target import Target
-from tests.kernelrun import each_target
+from tests.kernelrun import call, each_target, load, run
 from tests.kernels.checks import check
 from tests.kernels.epilogues import cases
 
@@ -69,11 +71,30 @@ def test_conv2d(target: Target, data: st.DataObject) -> None:
     x = random.standard_normal((batch, in_rows, in_width, groups * per_in)).astype(np.float32)
     w = random.standard_normal((*kernel, per_in, groups * per_out)).astype(np.float32)
     size = conv2d.workspace_bytes(shape, target)
-    workspace = [np.full(size, 0xFF, np.uint8)] if size else []
     source = np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if nchw else x
-    inputs: list[Array] = [source, conv2d.arrange_weights(w, groups, target), *workspace]
+    inputs: list[Array] = [source, conv2d.arrange_weights(w, groups, target)]
+    expected = convolve(x, w, shape, groups)
+    execute = run
+    if size:
+        padding = conv2d.build_padding(shape, target)
+        inputs.append(np.full(size, 0xFF, np.uint8))
+        if batch == 1:
+            run(padding, target, source, inputs[-1])
+        else:
+            execute = partial(one_image_after_the_other, padding, batch)
     built = conv2d.build(shape, case.epilogue, target)
-    check(built, target, inputs, case, convolve(x, w, shape, groups), rtol=1e-5, atol=2e-4)
+    check(built, target, inputs, case, expected, rtol=1e-5, atol=2e-4, execute=execute)
+
+
+def one_image_after_the_other(
+    padding: tirx.PrimFunc, batch: int, kernel: tirx.PrimFunc, target: Target, *arrays: Array
+) -> None:
+    """Run a padded convolution: its workspace, arrays[2], has room for one image."""
+    pad, convolution = load(padding, target), load(kernel, target)
+    rows, units = shares.units(padding) // batch, shares.units(kernel) // batch
+    for n in range(batch):
+        call(pad, [arrays[0], arrays[2]], (n * rows, (n + 1) * rows))
+        call(convolution, arrays, (n * units, (n + 1) * units))
 
 
 @each_target
