@@ -30,8 +30,9 @@ def load(source: str | os.PathLike[str] | Artifact, threads: int = 1) -> "Model"
     Args:
         source: path of the file, or the artifact itself.
         threads: how many threads compute one inference, from 1 to 64, more than cores being slower. They are those of
-            the OpenMP runtime libgomp; where there is none, a `openmp.ThreadsWarning` says so and one thread runs. The
-            result does not depend on their number. Networks of some ten microseconds run on one thread anyway.
+            the OpenMP runtime libgomp; where there is none, an `openmp.ThreadsWarning` says so and one thread runs, as
+            in processes forked later, which libgomp does not survive. The result does not depend on their number.
+            Networks of some ten microseconds run on one thread anyway.
 
     Raises:
         ArtifactError: the file is damaged, or made for another machine or a CPU with features this one lacks.
@@ -48,15 +49,12 @@ class Model:
     """A compiled network in this process. `model(x)` runs it.
 
     Calls from several threads are safe and wait for one another, because they share one arena; threads that should
-    run side by side load a model each. The interpreter lock is released while the network runs. `threads` is how many
-    threads share one inference.
+    run side by side load a model each. The interpreter lock is released while the network runs.
     """
 
     def __init__(self, artifact: Artifact, where: str = "artifact", threads: int = 1) -> None:
         """Loads the library of a checked artifact; use `bnncc.load`."""
-        pool = openmp.pool(threads)
-        self.threads = threads if pool else 1
-        self._pool = pool or ()
+        self._team = openmp.team(threads)
         check_cpu(artifact.manifest, where)
         self.manifest = artifact.manifest
         self._library = _open(artifact.library, where)
@@ -90,20 +88,21 @@ class Model:
         """
         arrays = self._checked(inputs)
         outputs = [np.empty(shape, dtype) for shape, dtype in self._outputs]
-        call = self._call([array.ctypes.data for array in (*arrays, *outputs)])
+        pointers = [array.ctypes.data for array in (*arrays, *outputs)]
         with self._lock:
-            status = call()
+            if self._team is None:
+                status = self._run(*pointers, self._arena_pointer)
+            else:
+                status = self._run_threads(self._team.threads, self._team.table(*pointers, self._arena_pointer))
         _check_status(status)
         if len(outputs) == 1:
             return outputs[0]
         return {tensor.name: output for tensor, output in zip(self.manifest.outputs, outputs, strict=True)}
 
-    def _call(self, pointers: list[int]) -> Callable[[], int]:
-        """The foreign call that runs the network on these inputs and outputs."""
-        if not self._pool:
-            return functools.partial(self._run, *map(ctypes.c_void_p, pointers), ctypes.c_void_p(self._arena_pointer))
-        table = (ctypes.c_void_p * (len(self._pool) + len(pointers) + 1))(*self._pool, *pointers, self._arena_pointer)
-        return functools.partial(self._run_threads, ctypes.c_int32(self.threads), table)
+    @property
+    def threads(self) -> int:
+        """How many threads share one inference."""
+        return self._team.threads.value if self._team else 1
 
     def bind(self, *inputs: Array | Mapping[str, Array]) -> "Binding":
         """The network bound to these inputs and to outputs of its own, for calling many times without overhead."""
@@ -157,7 +156,10 @@ class Binding:
         self.outputs = {tensor.name: np.empty(tensor.shape, tensor.dtype) for tensor in model.manifest.outputs}
         arrays = (*inputs, *self.outputs.values())
         self._pointers = [ctypes.c_void_p(p) for p in (*(a.ctypes.data for a in arrays), model._arena_pointer)]
-        self._call = model._call([array.ctypes.data for array in arrays])
+        self._call: Callable[[], int] = functools.partial(model._run, *self._pointers)
+        if model._team is not None:
+            table = model._team.table(*(pointer.value or 0 for pointer in self._pointers))
+            self._call = functools.partial(model._run_threads, model._team.threads, table)
 
     def run(self) -> None:
         """Run the whole network."""

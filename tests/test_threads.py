@@ -116,7 +116,7 @@ def test_bound_networks_take_the_threads(resnet20: Artifact) -> None:
 
 def test_a_team_that_runs_one_after_the_other(resnet20: Artifact) -> None:
     """No thread is waited for: the first does everything, the others find nothing left."""
-    x, loaded = example(resnet20), bnncc.load(resnet20, threads=3)
+    x, loaded = example(resnet20), bnncc.load(resnet20)
     order: list[int] = []
 
     def parallel(worker: Callable[[int], None], data: int, count: int, flags: int) -> None:
@@ -133,7 +133,8 @@ def test_a_team_that_runs_one_after_the_other(resnet20: Artifact) -> None:
         ctypes.CFUNCTYPE(ctypes.c_int)(lambda: order[-1]),
         ctypes.CFUNCTYPE(ctypes.c_int)(never),
     )
-    loaded._pool = tuple(ctypes.cast(function, ctypes.c_void_p).value or 0 for function in kinds)
+    functions = tuple(ctypes.cast(function, ctypes.c_void_p).value or 0 for function in kinds)
+    loaded._team = openmp.Team(functions, ctypes.c_int32(3))
     assert loaded(x).tobytes() == outputs(resnet20, x, 1)[0]
     assert order == [2, 1, 0]
 
@@ -153,18 +154,42 @@ def test_fewer_threads_than_asked_for(resnet20: Artifact, tmp_path: Path) -> Non
     assert done.stdout == outputs(resnet20, example(resnet20), 1)[0]
 
 
+def test_a_forked_process_runs_on_one_thread(resnet20: Artifact, tmp_path: Path) -> None:
+    resnet20.save(tmp_path / "net.bnn")
+    script = """
+import os, signal, sys, warnings, numpy, bnncc
+net = bnncc.load(sys.argv[1], threads=2)
+x = numpy.ones(net.manifest.inputs[0].shape, numpy.float32)
+expected, bound = net(x), net.bind(x)
+if child := os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+signal.alarm(60)
+bound.run()
+assert net.threads == 1
+assert (net(x) == expected).all()
+assert all((y == expected).all() for y in bound.outputs.values())
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    assert bnncc.load(sys.argv[1], threads=2).threads == 1
+assert "was forked after libgomp.so.1 was loaded" in str(caught[0].message)
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "net.bnn")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_small_networks_start_no_team() -> None:
     loaded = bnncc.load(bnncc.compile(toys.one_node("Relu")), threads=2)
-    loaded._pool = (1, 1, 1)  # functions nobody may call
+    loaded._team = openmp.Team((1, 1, 1), ctypes.c_int32(2))  # functions nobody may call
     np.testing.assert_array_equal(loaded(np.array([[-1, 0, 2, 3]], np.float32)), [[0, 0, 2, 3]])
 
 
 @pytest.fixture
 def no_libgomp(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    openmp._addresses.cache_clear()
+    openmp._functions.cache_clear()
     monkeypatch.setattr(openmp, "_LIBRARY", "libnowhere.so.1")
     yield
-    openmp._addresses.cache_clear()
+    openmp._functions.cache_clear()
 
 
 @pytest.mark.usefixtures("no_libgomp")
