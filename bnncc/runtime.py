@@ -1,4 +1,14 @@
-"""Run an artifact on this machine: numpy in, numpy out. Needs numpy and the standard library alone."""
+"""Run an artifact on this machine: numpy in, numpy out. Needs numpy and the standard library alone.
+
+The library inside an artifact exports these functions and needs none but, for some networks, libm's. Tensors are
+C-contiguous and in the manifest's order, the arena is 64-byte aligned, and 0 is returned.
+
+    int32 bnncc_run(inputs..., outputs..., arena)               the whole network on the calling thread
+    int32 bnncc_step(int32 layer, inputs..., outputs..., arena) one layer, on what the arena holds
+    int32 bnncc_run_threads(int32 threads, void* const* table)  the whole network on several threads; table: the
+        functions GOMP_parallel, omp_get_thread_num and sched_yield, then inputs..., outputs..., arena
+    int32 bnncc_peak(int32 kind, int64 iterations, int64* done) see `Model.peak`
+"""
 
 import _ctypes
 import ctypes

@@ -55,7 +55,7 @@ def clock_overhead_us(call: Callable[[], object], repeats: int = 2000) -> float:
 
 
 def measure(
-    calls: Mapping[str, Callable[[], object]], *, seconds: float, overhead_us: float = 0.0
+    calls: Mapping[str, Callable[[], object]], *, seconds: float, overhead_us: float = 0.0, rest_seconds: float = 0.0
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Time callables in turns, so that whatever the machine does meanwhile meets all of them alike.
 
@@ -66,6 +66,8 @@ def measure(
         calls: name -> what to time.
         seconds: least time spent in each callable, warm-up apart; at least `FEWEST_SAMPLES` samples are taken anyway.
         overhead_us: taken off every sample, as `clock_overhead_us` finds it.
+        rest_seconds: pause before each block. Threads that have run dry look for more work for some milliseconds, on
+            cores that the next callable needs.
 
     Returns:
         name -> samples in microseconds, float64 [n], in the order taken.
@@ -79,6 +81,7 @@ def measure(
         for name in calls
     ):
         for name, call in calls.items():
+            time.sleep(rest_seconds)
             call()
             block = _block(call, BLOCK_SECONDS)
             samples[name] += block

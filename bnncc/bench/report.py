@@ -14,6 +14,7 @@ from bnncc.bench.latency import Latency, clock_overhead_us, measure
 from bnncc.runtime import Array, Model
 
 SCHEMA = 1
+REST_SECONDS = 0.05  # before each block, where another pool of threads may still be looking for work
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ def bench(
         calls["baseline"] = peer.run
     overhead_us = clock_overhead_us(lambda: None)
     state = machine.describe()
-    taken = measure(calls, seconds=seconds, overhead_us=overhead_us)
+    rest_seconds = REST_SECONDS if peer and model.threads > 1 else 0.0
+    taken = measure(calls, seconds=seconds, overhead_us=overhead_us, rest_seconds=rest_seconds)
     return Bench(
         artifact={
             "name": manifest.name,

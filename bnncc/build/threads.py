@@ -9,8 +9,8 @@ The calls are cut into phases: one divided call, or several that are not worth d
 in as many queues as there are threads. A thread takes the chunks of its own queue, which are the same rows or channels
 in every inference and so lie in its cache, then those that are left in the others', and goes on when all chunks of the
 phase are done. So a phase waits for chunks and not for threads: one that the operating system has put aside costs the
-time of the chunk it holds, and the others do the rest. OpenMP's own barriers would wait for it in every phase (measured
-on two busy cores: 25 times slower than one thread).
+time of the chunk it holds, and the others do the rest. On two cores that other programs kept busy, two threads were so
+1.5 times slower than one; with OpenMP's own barriers, which wait for every thread in every phase, 25 times.
 
 TIR has no atomics, calls through pointers or addresses of functions, so those are a few lines of LLVM IR.
 """

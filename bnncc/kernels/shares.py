@@ -64,5 +64,5 @@ def units(kernel: tirx.PrimFunc) -> int:
 
 
 def balance(units: int) -> float:
-    """How evenly so many equal units divide among 2, 3 and 4 threads: 3 is evenly for each of them."""
+    """How evenly so many equal units divide among 2, 3 and 4 threads; 3.0 is perfectly."""
     return sum(units / (parts * -(-units // parts)) for parts in (2, 3, 4))
