@@ -6,13 +6,13 @@ for it that order decides, and tiles are small enough to spill nothing.
 
 import dataclasses
 
-from bnncc.targets.neon import binary_tile, float_tile
+from bnncc.targets.neon import binary_tile, float_tile, tiles
 from bnncc.targets.target import Target, Tile, Work
 
-# (pixels, vectors) within the 32 registers of 128 bits, best first.
-_BINARY = ((4, 4), (2, 8), (7, 2), (2, 4), (4, 2), (8, 1), (1, 8), (4, 1), (1, 4))
-_BINARY_A53 = ((7, 2), (3, 4), (2, 4), (4, 2), (7, 1), (1, 8), (4, 1), (1, 4))
-_BINARY_A53_1X1 = ((3, 4), (2, 4), (1, 8), (4, 2), (4, 1), (1, 4))  # more pixels would spill their broadcasts
+# (pixels, vectors, rows if more than one) within the 32 registers of 128 bits, best first.
+_BINARY = tiles((2, 4, 2), (4, 4), (2, 8), (7, 2), (2, 4), (4, 2), (8, 1), (1, 8), (4, 1), (1, 4))
+_BINARY_A53 = tiles((2, 4, 2), (7, 2), (3, 4), (2, 4), (4, 2), (7, 1), (1, 8), (4, 1), (1, 4))
+_BINARY_A53_1X1 = tiles((3, 4), (2, 4), (1, 8), (4, 2), (4, 1), (1, 4))  # more pixels would spill their broadcasts
 _FLOAT = ((4, 4), (6, 4), (7, 2), (8, 2), (2, 8), (1, 8), (4, 2))
 # Products of bytes need registers between them, four for each tile of 16 sums.
 _INT8 = ((4, 4), (3, 4), (7, 2), (2, 4), (4, 2), (1, 4))

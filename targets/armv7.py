@@ -4,11 +4,11 @@ Half the registers of 64-bit ARM: 16 of 128 bits. Vector loads have no offsets, 
 arithmetic.
 """
 
-from bnncc.targets.neon import binary_tile, float_tile
+from bnncc.targets.neon import binary_tile, float_tile, tiles
 from bnncc.targets.target import Target, Tile, Work
 
-_BINARY = ((4, 2), (3, 2), (2, 2), (7, 1), (4, 1), (1, 4))
-_BINARY_1X1 = ((2, 4), *_BINARY)  # with more taps, four vectors of weights need too many addresses
+_BINARY = tiles((4, 2), (3, 2), (2, 2), (7, 1), (4, 1), (1, 4))
+_BINARY_1X1 = (Tile(2, 4), *_BINARY)  # with more taps, four vectors of weights need too many addresses
 _FLOAT = ((4, 2), (6, 2), (2, 4), (1, 8), (1, 2))
 _INT8 = ((3, 2), (2, 2), (1, 2))  # products of bytes need registers between them
 

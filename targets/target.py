@@ -12,6 +12,7 @@ class Work:
     width: output pixels in one row; channels: output channels of one group.
     reduction: words (binary) or floats read per output value.
     columns: taps in one row of the window, whose input neighbouring pixels share.
+    window_rows: rows of the window. rows: rows of the output.
     """
 
     kind: str
@@ -19,14 +20,18 @@ class Work:
     channels: int
     reduction: int
     columns: int = 1
+    window_rows: int = 1
+    rows: int = 1
 
 
 @dataclass(frozen=True)
 class Tile:
-    """How many accumulators a kernel holds in registers: `pixels` x `vectors`, each of the target's vector width."""
+    """How many accumulators a kernel holds in registers: `pixels` x `vectors`, each of the target's vector width, in
+    each of `rows` rows of the output, which must divide its height."""
 
     pixels: int
     vectors: int
+    rows: int = 1
 
 
 # A rule answers a tile or None, which means "not mine"; a target's first rule that answers is taken.

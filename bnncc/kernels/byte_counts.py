@@ -6,7 +6,8 @@ is flushed into 16 bits before it can pass 255.
 
 Neighbouring output pixels share columns of the input. The columns of one row of the window are broadcast once and used
 under every tap that reaches them: a broadcast takes a slot of the vector pipes on most ARM cores, and for a 3x3 window
-there are then (pixels + 2) instead of 3 * pixels of them.
+there are then (pixels + 2) instead of 3 * pixels of them. A tile of several rows of output pixels also shares rows of
+the input, so it counts one word under all taps of the window before the next word.
 """
 
 import math
@@ -27,8 +28,8 @@ _COLUMNS = 4  # of the window, whose broadcasts are kept in registers side by si
 class Window:
     """What one output value counts: `words` bytes at each tap of a `kernel` of rows and columns.
 
-    row, column: bytes in the input from a tap to the one below and to the one on its right. pixel: bytes from an output
-    pixel's window to the next one's.
+    row, column: bytes in the input from a tap to the one below and to the one on its right. pixel, below: bytes from an
+    output pixel's window to that of the next pixel and to that of the pixel below.
     """
 
     kernel: tuple[int, int]
@@ -36,44 +37,57 @@ class Window:
     row: int
     column: int
     pixel: int
+    below: int
 
 
 def accumulate(
     window: Window, tile: Tile, lanes: int, bits: Buffer, at: Expr, weights: Buffer, weights_at: Expr
 ) -> list[Buffer]:
-    """Counts of `tile.pixels` pixels, the first one's window starting at `bits[at]`, by `tile.vectors` vectors of
-    weights from `weights[weights_at]` on: pixel p, vector v is number p * vectors + v."""
+    """Counts of `tile.rows` rows of `tile.pixels` pixels, the first one's window starting at `bits[at]`, by
+    `tile.vectors` vectors of weights from `weights[weights_at]` on: pixel p (numbered row by row), vector v is number
+    p * vectors + v."""
     rows, columns = window.kernel
     total = rows * columns * window.words
+    # Rows of the window that are counted at a time.
+    depth = rows if tile.rows > 1 and rows * min(columns, _COLUMNS) <= _FLUSH else 1
     everything, zero = ramp(0, lanes), tirx.const(0, "int32")
-    narrow = _zeros(tile.pixels * tile.vectors, "uint8", lanes)
+    pixels = [r * window.below + p * window.pixel for r in range(tile.rows) for p in range(tile.pixels)]
+    narrow = _zeros(len(pixels) * tile.vectors, "uint8", lanes)
+
+    def plus(sums: Expr, ones: Expr) -> Expr:
+        """Their sum, which is less than 256. LLVM regroups long chains of plain additions, which takes registers that
+        large tiles do not have; it leaves saturating ones as they are."""
+        return sums + ones if depth == 1 else T.call_llvm_pure_intrin(f"uint8x{lanes}", "llvm.uadd.sat", sums, ones)
 
     def count(row: Expr, first: int, end: int, word: Expr) -> None:
-        """One word of each of the taps from column `first` to before `end` of one row of the window."""
+        """One word of each of the taps from column `first` to before `end` of `depth` rows of the window."""
         here = T.Bind(at + row * window.row + word)
-        steps = {p * window.pixel + j * window.column for p in range(tile.pixels) for j in range(first, end)}
-        values = {step: T.Bind(splat(bits[here + step], lanes)) for step in sorted(steps)}
         row_at = T.Bind(weights_at + (row * (columns * window.words) + word) * lanes)
-        for j in range(first, end):
-            for v in range(tile.vectors):
-                factor = load(weights, row_at + (v * total + j * window.words) * lanes, lanes)
-                # Step by step over all pixels: in-order cores run best when dependent instructions lie apart.
-                mixed = [T.Bind(values[p * window.pixel + j * window.column] ^ factor) for p in range(tile.pixels)]
-                counts = [T.Bind(T.popcount(bit)) for bit in mixed]
-                for p, ones in enumerate(counts):
-                    into = narrow[p * tile.vectors + v]
-                    T.buffer_store(into, into[everything] + ones, [everything])
+        values: dict[int, Expr] = {}
+        for i in range(depth):
+            steps = {pixel + i * window.row + j * window.column for pixel in pixels for j in range(first, end)}
+            values |= {step: T.Bind(splat(bits[here + step], lanes)) for step in sorted(steps - values.keys())}
+            for j in range(first, end):
+                for v in range(tile.vectors):
+                    factor = load(weights, row_at + (v * total + (i * columns + j) * window.words) * lanes, lanes)
+                    # Step by step over all pixels: in-order cores run best when dependent instructions lie apart.
+                    tap = i * window.row + j * window.column
+                    mixed = [T.Bind(values[pixel + tap] ^ factor) for pixel in pixels]
+                    counts = [T.Bind(T.popcount(bit)) for bit in mixed]
+                    for p, ones in enumerate(counts):
+                        into = narrow[p * tile.vectors + v]
+                        T.buffer_store(into, plus(into[everything], ones), [everything])
 
     def count_all(row: Expr, first: int, end: int, word: Expr, words: int) -> None:
         """`words` words from `word` on."""
-        unrolled = math.gcd(words, max(1, _UNROLL // (len(narrow) * (end - first))))
+        unrolled = math.gcd(words, max(1, _UNROLL // (len(narrow) * depth * (end - first))))
         with T.serial(0, words // unrolled) as i:
             for part in range(unrolled):
                 count(row, first, end, word + (i * unrolled + part))
 
     parts = [(first, min(first + _COLUMNS, columns)) for first in range(0, columns, _COLUMNS)]
     if total <= _FLUSH:
-        with T.serial(0, rows) as row:
+        with T.serial(0, rows // depth) as row:
             for first, end in parts:
                 count_all(row, first, end, zero, window.words)
         return narrow
@@ -87,9 +101,9 @@ def accumulate(
             T.buffer_store(large, large[everything] + cast(small[everything], wide_type, lanes), [everything])
             T.buffer_store(small, splat(tirx.const(0, "uint8"), lanes), [everything])
 
-    with T.serial(0, rows) as row:
+    with T.serial(0, rows // depth) as row:
         for first, end in parts:
-            chunks = -(-window.words // (_FLUSH // (end - first)))
+            chunks = -(-window.words // (_FLUSH // (depth * (end - first))))
             size = -(-window.words // chunks)
             with T.serial(0, window.words // size) as chunk:
                 run(row, first, end, chunk * size, size)

@@ -115,6 +115,11 @@ class Grid:
         return block_count(self.output.channels // self.groups, self.lanes, self.tile.vectors)
 
     @property
+    def bands(self) -> int:
+        """Rows of tiles in one image."""
+        return self.output.rows // self.tile.rows
+
+    @property
     def rows_first(self) -> bool:
         """Walk all channels of a row before the next row, which is best when all weights stay in the first-level
         cache. Otherwise the weights of one block of channels are kept there while the rows are walked."""
@@ -122,35 +127,37 @@ class Grid:
 
     @property
     def by_rows(self) -> bool:
-        """Whether a unit is a row of one image, or a tile of channels of one group of one image."""
-        rows, blocks = self.output.batch * self.output.rows, self.output.batch * self.groups * self.blocks
-        return self.rows_first or balance(rows) >= balance(blocks)
+        """Whether a unit is a band of one image, or a tile of channels of one group of one image."""
+        bands, blocks = self.output.batch * self.bands, self.output.batch * self.groups * self.blocks
+        return self.rows_first or balance(bands) >= balance(blocks)
 
     @property
     def units(self) -> int:
         """Units of the whole output, those of one image after those of the one before."""
-        return self.output.batch * (self.output.rows if self.by_rows else self.groups * self.blocks)
+        return self.output.batch * (self.bands if self.by_rows else self.groups * self.blocks)
 
     def walk(self, share: Share, emit: Callable[[Expr, Expr, Expr, int, int, Expr, Expr], None]) -> None:
         """Call `emit(n, group, block, vectors, channels, y, x)` for all tiles in the share."""
         out = self.output
         channels, vectors, pixels = out.channels // self.groups, self.tile.vectors, self.tile.pixels
         with T.serial(0, out.batch) as n, T.serial(0, self.groups) as group:
-            rows: Range = (tirx.const(0, "int32"), tirx.const(out.rows, "int32"))
+            bands: Range = (tirx.const(0, "int32"), tirx.const(self.bands, "int32"))
             only = None
             if self.by_rows:
-                rows = share.of(n * out.rows, out.rows)
+                bands = share.of(n * self.bands, self.bands)
             else:
                 only = share.of((n * self.groups + group) * self.blocks, self.blocks)
 
             def walk_rows(block: Expr, vectors: int, count: int) -> None:
-                with T.serial(*rows) as y:
+                with T.serial(*bands) as band:
+                    y = T.Bind(band * self.tile.rows)
                     walk_row(out.width, pixels, lambda x: emit(n, group, block, vectors, count, y, x))
 
             if not self.rows_first:
                 walk_blocks(channels, self.lanes, vectors, walk_rows, only)
             else:
-                with T.serial(*rows) as y:
+                with T.serial(*bands) as band:
+                    y = T.Bind(band * self.tile.rows)
                     walk_blocks(
                         channels,
                         self.lanes,

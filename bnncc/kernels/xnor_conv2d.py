@@ -12,7 +12,7 @@ Zero padding costs nothing in the loops: borders hold 0 bits, and `offset` has a
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -73,7 +73,9 @@ def build(shape: Shape, epilogue: ep.Epilogue, target: Target) -> tirx.PrimFunc:
     `Grid` says."""
     lanes, out = target.popcount_lanes, shape.output
     reduction = shape.words // target.word_bytes
-    tile = target.tile(Work("xnor_conv2d", out.width, shape.group_channels, reduction, shape.kernel[1]))
+    window_rows, columns = shape.kernel
+    work = Work("xnor_conv2d", out.width, shape.group_channels, reduction, columns, window_rows, out.rows)
+    tile = target.tile(work)
     word = f"uint{target.lane_bits}"
     blocks = -(-shape.group_channels // lanes)
     grid = Grid(out, shape.groups, lanes, tile, shape.words * shape.group_channels)
@@ -87,23 +89,25 @@ def build(shape: Shape, epilogue: ep.Epilogue, target: Target) -> tirx.PrimFunc:
         part.once(lambda: ep.emit_borders(epilogue, out, outputs))
 
         def emit_tile(n: Expr, group: Expr, block: Expr, vectors: int, channels: int, y: Expr, x: Expr) -> None:
-            """`tile.pixels` pixels from x on, by `vectors` vectors from `block` on, `channels` of them real."""
-            sums = _accumulate(shape, target, tile.pixels, vectors, bits, weights, n, group, block, blocks, y, x)
+            """`tile.pixels` pixels from x on in `tile.rows` rows from y on, by `vectors` vectors from `block` on,
+            `channels` of them real."""
+            here = replace(tile, vectors=vectors)
+            sums = _accumulate(shape, target, here, bits, weights, n, group, block, blocks, y, x)
             for first in range(0, channels, SLICE):
                 valid = min(SLICE, channels - first)
                 channel = T.Bind(group * shape.group_channels + block * lanes + first)
                 values = ep.load_channels(epilogue, params, channel, SLICE, valid)
                 plain = load(offset, channel, SLICE, valid) if shape.classes == (1, 1) else None
-                for p in range(tile.pixels):
+                for number, (row, column) in enumerate(np.ndindex(tile.rows, tile.pixels)):
+                    pixel = ep.Pixel(n, y + row, x + column)
                     base = plain
                     if base is None:
-                        where = classes[0][y] * shape.classes[1] + classes[1][x + p]
+                        where = classes[0][pixel.y] * shape.classes[1] + classes[1][pixel.x]
                         base = load(offset, where * out.channels + channel, SLICE, valid)
-                    count = sums(p, first)
+                    count = sums(number, first)
                     if shape.step == 2:
                         count = T.shift_left(count, splat(tirx.const(1, "int32"), SLICE))
                     acc = T.Bind(base - count)
-                    pixel = ep.Pixel(n, y, x + p)
                     ep.emit(epilogue, out, pixel, channel, acc, SLICE, valid, params, values, outputs)
 
         grid.walk(part, emit_tile)
@@ -113,8 +117,7 @@ def build(shape: Shape, epilogue: ep.Epilogue, target: Target) -> tirx.PrimFunc:
 def _accumulate(
     shape: Shape,
     target: Target,
-    pixels: int,
-    vectors: int,
+    tile: Tile,
     bits: Buffer,
     weights: Buffer,
     n: Expr,
@@ -124,7 +127,8 @@ def _accumulate(
     y: Expr,
     x: Expr,
 ) -> Callable[[int, int], Expr]:
-    """Count one tile. Returns a function (pixel, first channel of a slice) -> int32 vector of SLICE counts."""
+    """Count one tile. Returns a function (pixel, first channel of a slice) -> int32 vector of SLICE counts; pixels are
+    numbered row by row."""
     lanes, dtype = target.popcount_lanes, f"uint{target.lane_bits}"
     words = shape.group_bytes // target.word_bytes
     kernel_h, kernel_w = shape.kernel
@@ -140,28 +144,28 @@ def _accumulate(
             shape.dilations[0] * shape.in_width * pixel_words,
             shape.dilations[1] * pixel_words,
             shape.strides[1] * pixel_words,
+            shape.strides[0] * shape.in_width * pixel_words,
         )
         at = T.Bind(in_base * pixel_words + group * words)
-        tile = Tile(pixels, vectors)
         totals = byte_counts.accumulate(window, tile, lanes, bits, at, weights, weight_base)
     else:
-        totals = [local(dtype, lanes) for _ in range(pixels * vectors)]
+        totals = [local(dtype, lanes) for _ in range(tile.pixels * tile.vectors)]
         _clear(totals, dtype, lanes)
         with T.serial(0, kernel_h) as kh, T.serial(0, kernel_w) as kw, T.serial(0, words) as word:
             tap = kh * kernel_w + kw
             first = weight_base + (tap * words + word) * lanes
-            rows = [load(weights, first + v * weight_stride, lanes) for v in range(vectors)]
+            rows = [load(weights, first + v * weight_stride, lanes) for v in range(tile.vectors)]
             column = in_base + kh * (shape.dilations[0] * shape.in_width) + kw * shape.dilations[1]
-            for p in range(pixels):
+            for p in range(tile.pixels):
                 here = (column + p * shape.strides[1]) * pixel_words + group * words + word
                 window_word = T.Bind(splat(bits[here], lanes))
-                for v in range(vectors):
-                    total = totals[p * vectors + v]
+                for v in range(tile.vectors):
+                    total = totals[p * tile.vectors + v]
                     at_all = ramp(0, lanes)
                     T.buffer_store(total, total[at_all] + T.popcount(window_word ^ rows[v]), [at_all])
 
     def slice_of(p: int, first: int) -> Expr:
-        total = totals[p * vectors + first // lanes]
+        total = totals[p * tile.vectors + first // lanes]
         return T.Bind(cast(total[ramp(first % lanes, SLICE)], "int32", SLICE))
 
     return slice_of

@@ -1,5 +1,6 @@
 """Kernels on packed bits against numpy: all equal, borders and tail bits included."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bnncc import bitpack
+from bnncc import bitpack, cpu
 from bnncc.kernels import epilogue as ep
 from bnncc.kernels import or_pool2d, pad_bits, xnor_conv2d
-from bnncc.targets.target import Target
+from bnncc.targets import TARGETS
+from bnncc.targets.target import Target, Tile
 from tests.kernelrun import each_target, run
 from tests.kernels import epilogues
 from tests.kernels.checks import check
@@ -42,12 +44,9 @@ def correlate(
     return acc
 
 
-@each_target
-@SETTINGS
-@given(data=st.data())
-def test_xnor_conv2d(target: Target, data: st.DataObject) -> None:
-    kernel, strides, dilations = (data.draw(st.tuples(*[st.integers(1, high)] * 2)) for high in (3, 2, 2))
-    rows, width = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 17))
+def check_xnor_conv2d(target: Target, data: st.DataObject, kernel: tuple[int, int], rows: int, width: int) -> None:
+    """One convolution of this window and output, with anything else drawn."""
+    strides, dilations = (data.draw(st.tuples(*[st.integers(1, 2)] * 2)) for _ in range(2))
     groups, step = data.draw(st.sampled_from([1, 1, 1, 2, 4])), data.draw(st.integers(1, 2))
     channels = data.draw(st.sampled_from([1, 7, 8, 20, 40, 64, 100, 200, 300]))
     out_channels = data.draw(st.sampled_from([1, 5, 8, 16, 24, 40, 72, 100]))
@@ -74,6 +73,27 @@ def test_xnor_conv2d(target: Target, data: st.DataObject) -> None:
     check(
         xnor_conv2d.build(shape, case.epilogue, target), target, inputs, case, expected, rtol=tolerance, atol=tolerance
     )
+
+
+@each_target
+@SETTINGS
+@given(data=st.data())
+def test_xnor_conv2d(target: Target, data: st.DataObject) -> None:
+    kernel = data.draw(st.tuples(*[st.integers(1, 3)] * 2))
+    check_xnor_conv2d(target, data, kernel, data.draw(st.integers(1, 5)), data.draw(st.integers(1, 17)))
+
+
+@pytest.mark.skipif(cpu.machine() != "x86_64", reason="runs byte lanes on x86")
+@SETTINGS
+@given(data=st.data())
+def test_tiles_of_several_rows(data: st.DataObject) -> None:
+    """As ARM has them, by the byte lanes of any x86; a window of 5x7 is too large to be counted at once."""
+    width, tile_rows = data.draw(st.integers(1, 9)), data.draw(st.integers(2, 3))
+    pixels, vectors = data.draw(st.integers(1, min(3, width))), data.draw(st.integers(1, 4))
+    target = replace(TARGETS["x86"], rules=(lambda _: Tile(pixels, vectors, tile_rows),))
+    assert target.lane_bits == 8
+    kernel = data.draw(st.sampled_from([(1, 1), (3, 3), (3, 3), (2, 3), (3, 5), (5, 7)]))
+    check_xnor_conv2d(target, data, kernel, tile_rows * data.draw(st.integers(1, 3)), width)
 
 
 @each_target
