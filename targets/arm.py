@@ -22,14 +22,16 @@ _INT8_A53 = ((3, 4), (4, 4), (2, 4), (4, 2), (1, 4))
 def out_of_order(work: Work) -> Tile | None:
     """For cores that order instructions themselves."""
     if work.kind == "xnor_conv2d":
-        return binary_tile(work, _BINARY)
+        return binary_tile(work, _BINARY, weight_load=0.2)
     return float_tile(work, _INT8 if work.kind == "conv2d_int8" else _FLOAT)
 
 
 def in_order(work: Work) -> Tile | None:
     """For Cortex-A53."""
     if work.kind == "xnor_conv2d":
-        return binary_tile(work, _BINARY_A53 if work.columns > 1 else _BINARY_A53_1X1, weight_load=1.0)
+        if work.columns == 1:
+            return binary_tile(work, _BINARY_A53_1X1, weight_load=1.0)
+        return binary_tile(work, _BINARY_A53, weight_load=1.0, broadcast=2.0)  # ld1r, and an add for its address
     return float_tile(work, _INT8_A53 if work.kind == "conv2d_int8" else _FLOAT)
 
 

@@ -12,13 +12,13 @@ _L1_BYTES = 24 * 1024  # weights of one tile that stay in a first-level cache of
 _L2_COST = 1.05  # of fetching them from the second level each time
 
 
-def binary_tile(work: Work, tiles: tuple[Tile, ...], weight_load: float = 0.0) -> Tile:
+def binary_tile(work: Work, tiles: tuple[Tile, ...], weight_load: float, broadcast: float = 1.0) -> Tile:
     """The cheapest of `tiles`, earlier ones winning ties, by instructions of the vector pipes: eor, cnt and add for
-    each sum and word, wasted sums included, and one to broadcast each byte of the input.
+    each sum and word, wasted sums included, and `broadcast` to broadcast each byte of the input.
 
     A row of the window is broadcast once for all its columns, and in a tile of several rows once for all rows of the
     output that it reaches, which is where many pixels save; many vectors save by using each broadcast more often.
-    `weight_load` is what loading a vector of weights costs beside that: nothing where other pipes do it meanwhile.
+    `weight_load` is what loading a vector of weights costs beside that: little where other pipes do it meanwhile.
     """
     blocks = -(-work.channels // LANES)
     shares_rows = 1 < work.window_rows * work.columns <= _SHARED_TAPS
@@ -27,7 +27,7 @@ def binary_tile(work: Work, tiles: tuple[Tile, ...], weight_load: float = 0.0) -
         pixels = tile.pixels * tile.rows
         computed = -(-work.width // tile.pixels) * tile.pixels * -(-blocks // tile.vectors) * tile.vectors
         window = (tile.pixels + work.columns - 1) * (tile.rows + work.window_rows - 1)
-        broadcasts = window / (pixels * work.columns * work.window_rows * tile.vectors)
+        broadcasts = broadcast * window / (pixels * work.columns * work.window_rows * tile.vectors)
         loads = weight_load / pixels
         stalls = max(1.0, _CHAINS / (pixels * tile.vectors))
         far = _L2_COST if tile.vectors * LANES * work.reduction > _L1_BYTES else 1.0
