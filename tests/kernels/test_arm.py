@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 from tvm import tirx
 
+from benchmarks import hot_loop
 from bnncc.build.codegen import compile_object
 from bnncc.kernels import (
     conv2d,
@@ -23,6 +24,7 @@ from bnncc.kernels import (
 )
 from bnncc.kernels import epilogue as ep
 from bnncc.targets import TARGETS
+from bnncc.targets.target import Work
 from tests.kernels.epilogues import param, scalar, value
 
 ARM = TARGETS["arm"]
@@ -73,3 +75,32 @@ def test_compiles(name: str) -> None:
     text = compile_object({"kernel": kernel}, ARM, "s").decode()
     for instruction in instructions:
         assert re.search(rf"^\s({instruction})\s", text, re.MULTILINE), instruction
+
+
+@pytest.mark.parametrize("name", ["arm", "rpi3"])
+def test_tiles_of_two_rows_stay_in_registers(name: str) -> None:
+    """The 3x3 convolution of 64 channels at 56x56: nothing of a tile is spilled where it executes most."""
+    target = TARGETS[name]
+    out = ep.Geometry(1, 56, 56, 64)
+    kernel = xnor_conv2d.build(
+        xnor_conv2d.Shape(out, 58, 58, 8, (3, 3), (1, 1), (1, 1), 1, 2, (3, 3)),
+        ep.Epilogue(outputs=(ep.Output(0, "int32"),)),
+        target,
+    )
+    loop = hot_loop.find(compile_object({"kernel": kernel}, target, "s").decode())
+    assert loop.macs == 9 * 2 * 2 * 64 * 8  # taps, rows, pixels, channels, one byte
+    assert loop.spills == 0
+
+
+@pytest.mark.parametrize(
+    ("work", "rows"),
+    [
+        (Work("xnor_conv2d", 14, 256, 288, 3, 3, 14), 2),
+        (Work("xnor_conv2d", 7, 512, 576, 3, 3, 7), 1),
+        (Work("xnor_conv2d", 14, 256, 800, 5, 5, 14), 1),
+        (Work("xnor_conv2d", 14, 256, 32, 1, 1, 14), 1),
+    ],
+    ids=["3x3", "an odd height", "a large window", "no shared rows"],
+)
+def test_rows_of_tiles(work: Work, rows: int) -> None:
+    assert ARM.tile(work).rows == rows
