@@ -16,6 +16,8 @@ from bnncc.bench.report import example
 from bnncc.runtime import Binding, Model
 
 NETWORKS = ("bireal_resnet18", "quicknet", "reactnet18", "vgg_small", "digits_net")
+INT8 = ("bireal_resnet18", "quicknet")  # measured with their float convolutions in 8-bit integers, too
+INT8_KIND = "conv2d_int8"
 FEWEST_SWEEPS = 15
 
 
@@ -63,28 +65,32 @@ def measure(
     built: dict[tuple[str, str], tuple[Model, Binding]] = {}
     kept = []  # onnxruntime writes into arrays that it does not own
     for name in names:
-        path = _export(name, folder)
+        path = export(name, folder)
         for target in targets:
             model = bnncc.load(bnncc.compile(path, target))
             inputs = {tensor.name: example(tensor) for tensor in model.manifest.inputs}
-            built[name, target] = model, (binding := model.bind(inputs))
-            turns[name, target] = timed(repeat(binding.run))
+            models = {name: model}
+            if name in INT8:
+                models[f"{name} int8"] = bnncc.load(bnncc.compile(path, target, calibrate=inputs))
+            for build, loaded in models.items():
+                built[build, target] = loaded, (binding := loaded.bind(inputs))
+                turns[build, target] = timed(repeat(binding.run))
             if (name, "onnxruntime") not in turns:
                 same = baseline.onnxruntime(model.manifest, path, inputs)
-                kept.append((same, inputs))
+                kept.append(same)
                 turns[name, "onnxruntime"] = timed(repeat(same.run))
     times = medians(turns, seconds=seconds)
     rows = []
     for (name, target), (model, binding) in built.items():
         steps, dispatch_us = _steps(model, binding, targets[target], seconds)
         ideal = sum(step.ideal_us for step in steps)
-        peer = times[name, "onnxruntime"]
+        peer = times[name.removesuffix(" int8"), "onnxruntime"]
         row = NetworkTime(name, target, times[name, target], ideal, dispatch_us, peer, tuple(steps))
         rows.append(row)
     return rows, {name: times["peer", name] for name in peers}
 
 
-def _export(name: str, folder: Path) -> Path:
+def export(name: str, folder: Path) -> Path:
     """The network with random weights as an ONNX file. (Time does not depend on the values.)"""
     import torch
 
@@ -123,6 +129,8 @@ def _steps(model: Model, binding: Binding, peaks: Peaks, seconds: float) -> tupl
 
 def _step(layer: Layer, us: float, peaks: Peaks) -> StepTime:
     moved = layer.bytes_in + layer.bytes_out + layer.bytes_weights
-    peak = peaks.gmacs["binary" if layer.binary else "float32"]
+    kind = "binary" if layer.binary else "int8" if layer.kind == INT8_KIND else "float32"
+    # Where the machine has no instructions for integers, they are multiplied as fast as floats at best.
+    peak = peaks.gmacs.get(kind, peaks.gmacs["float32"])
     ideal = ideal_us(layer.macs, peak, moved, peaks.level(moved).gigabytes_per_second, after=False)
     return StepTime(layer.name, layer.kind, layer.binary, layer.macs, moved, us, ideal, layer.kernel)

@@ -1,8 +1,8 @@
 """Measure the compiler's kernels and networks on this machine, and model its ARM kernels.
 
-    python -m benchmarks.run [--only layers|networks|arm] [--json FILE] [--markdown FILE]
+    python -m benchmarks.run [--only layers|networks|threads|arm] [--json FILE] [--markdown FILE]
 
-One thread, on one core. Peaks come first; what is compared takes turns. Larq Compute Engine takes part where --larq
+One thread, on one core (but for the part threads). Peaks come first; what is compared takes turns. Larq Compute Engine takes part where --larq
 names the Python of an environment that has it and --larq-models a folder of .tflite files; the environment is made by
 `pip install "numpy<2"` and `pip install --no-deps larq-compute-engine==0.16.0`.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from benchmarks.peaks import Peaks
     from benchmarks.tables import Table
 
-PARTS = ("layers", "networks", "arm")
+PARTS = ("layers", "networks", "threads", "arm")
 TARGETS = ("x86-avx512", "x86-avx2", "rpi5", "arm")
 COUNTED = ("digits_net", "quicknet", "bireal_resnet18")
 COUNTED_FOR = ("arm", "armv7")
@@ -68,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from bnncc.bench import machine
 
     report = Report()
+    cores = os.sched_getaffinity(0)
     core = timing.pin(options.core)
     report.values = {"schema": 1, "machine": {**machine.describe(), "core": core}, "seconds": options.seconds}
     print(f"{report.values['machine']['cpu']}, core {core}, load {os.getloadavg()[0]:.2f}\n")
@@ -77,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _layers(report, peaks, options.seconds)
     if "networks" in parts:
         _networks(report, peaks, options)
+    if "threads" in parts:
+        _threads(report, cores, options.seconds)
     if "arm" in parts:
         _arm(report)
     report.values |= {"skipped": report.skipped, "load_average_after": os.getloadavg()}
@@ -142,6 +145,23 @@ def _networks(report: Report, peaks: Mapping[str, "Peaks"], options: argparse.Na
     report.add(tables.peers(times, rows))
     for row in rows:
         report.add(tables.slowest(row))
+
+
+def _threads(report: Report, cores: set[int], seconds: float) -> None:
+    from benchmarks import tables, threads
+
+    if len(cores) < max(threads.THREADS):
+        report.skip(f"threads: this process may use {len(cores)} core")
+        return
+    pinned = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            times = threads.measure(Path(folder), seconds=max(seconds, 1.0))
+    finally:
+        os.sched_setaffinity(0, pinned)
+    report.values["threads"] = [dataclasses.asdict(row) for row in times]
+    report.add(tables.threads(times))
 
 
 def _arm(report: Report) -> None:

@@ -8,6 +8,7 @@ from benchmarks import arm
 from benchmarks.layer_times import LayerTime
 from benchmarks.networks import NetworkTime
 from benchmarks.peaks import Peaks
+from benchmarks.threads import ThreadsTime
 from benchmarks.timing import Median
 
 
@@ -116,9 +117,20 @@ def networks(times: Sequence[NetworkTime]) -> Table:
     return Table("Networks, batch 1, one core (measured, medians)", columns, rows, note)
 
 
+def threads(times: Sequence[ThreadsTime]) -> Table:
+    """One and two threads."""
+    rows = tuple(
+        (row.network, row.target, *(f"{us / 1e3:.3f}" for us in row.us.values()), f"{row.us[1] / row.us[2]:.2f}")
+        for row in times
+    )
+    columns = ("network", "target", "1 thread ms", "2 threads ms", "times as fast")
+    return Table("Threads (measured, medians in turns)", columns, rows)
+
+
 def peers(times: dict[str, Median], ours: Sequence[NetworkTime]) -> Table:
     """Other runtimes, with how many times longer they take than each of our builds of the 224x224 networks."""
-    large = [row for row in ours if row.network in ("bireal_resnet18", "quicknet", "reactnet18")]
+    names = ("bireal_resnet18", "bireal_resnet18 int8", "quicknet", "quicknet int8", "reactnet18")
+    large = [row for row in ours if row.network in names]
     rows = tuple(
         (
             name,
