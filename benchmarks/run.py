@@ -2,9 +2,9 @@
 
     python -m benchmarks.run [--only layers|networks|threads|arm] [--json FILE] [--markdown FILE]
 
-One thread, on one core (but for the part threads). Peaks come first; what is compared takes turns. Larq Compute Engine takes part where --larq
-names the Python of an environment that has it and --larq-models a folder of .tflite files; the environment is made by
-`pip install "numpy<2"` and `pip install --no-deps larq-compute-engine==0.16.0`.
+One thread, on one core, but for the part `threads`. Peaks come first; what is compared takes turns. Larq Compute Engine
+takes part where --larq names the Python of an environment that has it and --larq-models a folder of .tflite files; the
+environment is made by `pip install "numpy<2"` and `pip install --no-deps larq-compute-engine==0.16.0`.
 """
 
 import argparse
