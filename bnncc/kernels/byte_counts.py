@@ -21,6 +21,7 @@ from bnncc.targets.target import Tile
 
 _FLUSH = 31  # additions of at most 8 that a byte lane can hold
 _UNROLL = 16  # sums of one word each that are written out one by one at least, to save on the loop around them
+_LONG = 16  # words in a row that are one loop of any length: two loops would take more of the registers of 32-bit ARM
 _COLUMNS = 4  # of the window, whose broadcasts are kept in registers side by side
 
 
@@ -78,9 +79,9 @@ def accumulate(
                         into = narrow[p * tile.vectors + v]
                         T.buffer_store(into, plus(into[everything], ones), [everything])
 
-    def count_all(row: Expr, first: int, end: int, word: Expr, words: int) -> None:
-        """`words` words from `word` on."""
-        unrolled = math.gcd(words, max(1, _UNROLL // (len(narrow) * depth * (end - first))))
+    def count_all(row: Expr, first: int, end: int, word: Expr, words: Expr, unit: int) -> None:
+        """`words` words, a multiple of `unit`, from `word` on."""
+        unrolled = math.gcd(unit, max(1, _UNROLL // (len(narrow) * depth * (end - first))))
         with T.serial(0, words // unrolled) as i:
             for part in range(unrolled):
                 count(row, first, end, word + (i * unrolled + part))
@@ -89,14 +90,14 @@ def accumulate(
     if total <= _FLUSH:
         with T.serial(0, rows // depth) as row:
             for first, end in parts:
-                count_all(row, first, end, zero, window.words)
+                count_all(row, first, end, zero, window.words, window.words)
         return narrow
     # 16 bits hold the popcount of a window of up to 65,535 bits.
     wide_type = "uint16" if 8 * total < 1 << 16 else "uint32"
     wide = _zeros(len(narrow), wide_type, lanes)
 
-    def run(row: Expr, first: int, end: int, word: Expr, words: int) -> None:
-        count_all(row, first, end, word, words)
+    def run(row: Expr, first: int, end: int, word: Expr, words: Expr, unit: int) -> None:
+        count_all(row, first, end, word, words, unit)
         for small, large in zip(narrow, wide, strict=True):
             T.buffer_store(large, large[everything] + cast(small[everything], wide_type, lanes), [everything])
             T.buffer_store(small, splat(tirx.const(0, "uint8"), lanes), [everything])
@@ -105,10 +106,16 @@ def accumulate(
         for first, end in parts:
             chunks = -(-window.words // (_FLUSH // (depth * (end - first))))
             size = -(-window.words // chunks)
-            with T.serial(0, window.words // size) as chunk:
-                run(row, first, end, chunk * size, size)
-            if window.words % size:
-                run(row, first, end, tirx.const(window.words // size * size, "int32"), window.words % size)
+            whole, rest = divmod(window.words, size)
+            if rest and size >= _LONG:
+                with T.serial(0, whole + 1) as chunk:
+                    words = T.Bind(T.min(window.words - chunk * size, tirx.const(size, "int32")))
+                    run(row, first, end, chunk * size, words, math.gcd(size, rest))
+                continue
+            with T.serial(0, whole) as chunk:
+                run(row, first, end, chunk * size, size, size)
+            if rest:
+                run(row, first, end, tirx.const(whole * size, "int32"), rest, rest)
     return wide
 
 
