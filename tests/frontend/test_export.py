@@ -46,7 +46,12 @@ def binarised_values(module: nn.Module, x: Tensor) -> tuple[list[Array], Array]:
     return seen, output
 
 
-@pytest.mark.parametrize("name", MODELS)
+LARGE = {"bireal_resnet18", "quicknet", "reactnet18"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in MODELS]
+)
 def test_model_equals_torch(
     name: str, exported: Callable[[str], Path], exported_model: Callable[[str], nn.Module]
 ) -> None:

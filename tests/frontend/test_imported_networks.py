@@ -13,7 +13,7 @@ from tests.irtest import evaluate
 from tests.onnxmodels import model, node
 
 
-@pytest.mark.parametrize("name", ["digits_net", "vgg_small", "bireal_resnet20"])
+@pytest.mark.parametrize("name", ["digits_net", pytest.param("vgg_small", marks=pytest.mark.slow), "bireal_resnet20"])
 def test_exported_network(name: str, exported: Callable[[str], Path]) -> None:
     imported = from_onnx(exported(name))
     shape = [int(extent) for extent in imported.module["main"].params[0].ty.shape.values]

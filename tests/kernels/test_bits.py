@@ -83,6 +83,7 @@ def test_xnor_conv2d(target: Target, data: st.DataObject) -> None:
     check_xnor_conv2d(target, data, kernel, data.draw(st.integers(1, 5)), data.draw(st.integers(1, 17)))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(cpu.machine() != "x86_64", reason="runs byte lanes on x86")
 @SETTINGS
 @given(data=st.data())

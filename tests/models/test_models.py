@@ -9,7 +9,14 @@ from bnncc.nn import BinaryConv2d
 from bnncc.nn.layer import BinaryLayer
 
 
-@pytest.mark.parametrize("name", ["digits_net", "vgg_small", "bireal_resnet20", "quicknet", "reactnet18"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "digits_net",
+        "bireal_resnet20",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("vgg_small", "quicknet", "reactnet18")),
+    ],
+)
 def test_classes_and_gradients(name: str) -> None:
     build, (_, *shape) = MODELS[name]
     if shape[1] == 224:
