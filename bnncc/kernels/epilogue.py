@@ -101,8 +101,6 @@ class Pixel:
     x: Expr
 
 
-_ZERO = Operand("scalar", scalar=0.0)
-
 _BINARY: dict[str, Callable[[Expr, Expr], Expr]] = {
     "add": lambda a, b: a + b,
     "subtract": lambda a, b: a - b,
