@@ -84,7 +84,7 @@ def binary_convolution(
         places = np.ones(extent, np.int32)
         places[0], places[-1] = 0, 2
     epilogue, params = _residual(out, target) if full else (ep.Epilogue(outputs=(ep.Output(0, "int32"),)), ())
-    inputs_of = (bits, xnor_conv2d.arrange_weights(weights, 1, target), offset, places, places, *params)
+    inputs_of = (bits, xnor_conv2d.arrange_weights(weights, shape, target), offset, places, places, *params)
     outputs_of = _outputs(out, epilogue)
     what = "BN, add, PReLU, float32 + bits" if full else "int32"
     return Case(
@@ -139,7 +139,7 @@ def binary_dense(inputs: int, outputs: int, target: Target) -> Case:
     place = np.zeros(1, np.int32)
     arrays = (
         random.integers(0, 256, (1, 1, 1, size), np.uint8),
-        xnor_conv2d.arrange_weights(weights, 1, target),
+        xnor_conv2d.arrange_weights(weights, shape, target),
         np.full(outputs, inputs, np.int32),
         place,
         place,

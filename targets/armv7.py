@@ -16,7 +16,7 @@ _INT8 = ((3, 2), (2, 2), (1, 2))  # products of bytes need registers between the
 def neon(work: Work) -> Tile | None:
     """16 channels a vector for popcounts, 4 for floats."""
     if work.kind == "xnor_conv2d":
-        return binary_tile(work, _BINARY if work.columns > 1 else _BINARY_1X1, weight_load=1.0)
+        return binary_tile(work, _BINARY if work.columns > 1 else _BINARY_1X1, load=1.0)
     return float_tile(work, _INT8 if work.kind == "conv2d_int8" else _FLOAT)
 
 

@@ -27,11 +27,17 @@ class Work:
 @dataclass(frozen=True)
 class Tile:
     """How many accumulators a kernel holds in registers: `pixels` x `vectors`, each of the target's vector width, in
-    each of `rows` rows of the output, which must divide its height."""
+    each of `rows` rows of the output, which must divide its height.
+
+    lanes: what the byte lanes of a binary accumulator are, "channels" or "bytes" of the window, see
+    kernels/byte_counts.py. With bytes, for which a pixel must have whole vectors of them, `vectors` (1, 2, 4 or 8)
+    counts single channels.
+    """
 
     pixels: int
     vectors: int
     rows: int = 1
+    lanes: str = "channels"
 
 
 # A rule answers a tile or None, which means "not mine"; a target's first rule that answers is taken.
@@ -47,7 +53,9 @@ class Target:
     counts the bits of 64-bit lanes in one instruction, 8 where it counts bytes (and sums are flushed to 16 bits).
     int8_dot: how 8-bit integers are multiplied: "vnni", "madd", "sdot", "smlal" or "vmlal" (see
     kernels/int8_dot.py), "" where float32 is as fast.
+    broadcasts_lanes: whether broadcasting lanes of a register is better than broadcasting each byte from memory.
     pointer_bits: width of an address, and of the size that memset and memcpy take.
+    options: of LLVM's code generator, as TVM writes them ("-name:type=value").
     """
 
     name: str
@@ -61,7 +69,9 @@ class Target:
     rules: tuple[Rule, ...]
     float_abi: str = ""
     int8_dot: str = ""
+    broadcasts_lanes: bool = False
     pointer_bits: int = 64
+    options: tuple[str, ...] = ()
 
     @property
     def machine(self) -> str:
@@ -97,6 +107,8 @@ class Target:
             config["mattr"] = list(self.attributes)
         if self.float_abi:
             config["mfloat-abi"] = self.float_abi
+        if self.options:
+            config["cl-opt"] = list(self.options)
         return config
 
     def tile(self, work: Work) -> Tile:

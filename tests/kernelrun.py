@@ -16,6 +16,7 @@ from bnncc import cpu
 from bnncc.build.codegen import compile_object
 from bnncc.build.entry import build_entry
 from bnncc.build.link import link
+from bnncc.build.memory_plan import ALIGNMENT
 from bnncc.kernels import shares
 from bnncc.targets import TARGETS
 from bnncc.targets.target import Target
@@ -58,20 +59,22 @@ def run(kernel: tirx.PrimFunc, target: Target, *arrays: Array) -> None:
     """
     assert all(array.flags.c_contiguous for array in arrays)
     function, count = load(kernel, target), shares.units(kernel)
+    before = [_copy(array) for array in arrays]
+    whole = [_copy(array) for array in arrays]
+    call(function, whole, (0, count) if count else ())
+    for array, result in zip(arrays, whole, strict=True):
+        array[...] = result
     if not count:
-        call(function, arrays)
         return
-    before = [array.copy() for array in arrays]
-    call(function, arrays, (0, count))
     changed = [not np.array_equal(_bytes(a), _bytes(b)) for a, b in zip(arrays, before, strict=True)]
     for parts in range(2, 5):
-        together = [array.copy() for array in before]
+        together = [_copy(array) for array in before]
         writers = [np.zeros(array.nbytes, int) for array in arrays]
         for part in reversed(range(parts)):
             only = (count * part // parts, count * (part + 1) // parts)
             call(function, together, only)
             # Twice, on rubbish and on its complement: what is equal then was written.
-            first, second = ([array.copy() for array in before] for _ in range(2))
+            first, second = ([_copy(array) for array in before] for _ in range(2))
             for array, is_output in zip(second, changed, strict=True):
                 if is_output:
                     np.invert(_bytes(array), out=_bytes(array))
@@ -87,6 +90,14 @@ def run(kernel: tirx.PrimFunc, target: Target, *arrays: Array) -> None:
 def call(function: Any, arrays: Sequence[Array], units: tuple[int, ...] = ()) -> None:
     """Call a loaded kernel on arrays, for the units from the first to before the second if it has units."""
     assert function(*(ctypes.c_void_p(array.ctypes.data) for array in arrays), *map(ctypes.c_int32, units)) == 0
+
+
+def _copy(array: Array) -> Array:
+    """The array, followed by the bytes that a kernel may read and not use, as in the arena."""
+    room = np.full(array.nbytes + ALIGNMENT, 0x55, np.uint8)
+    copy = room[: array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def _bytes(array: Array) -> npt.NDArray[np.uint8]:

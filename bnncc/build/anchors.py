@@ -96,7 +96,7 @@ def xnor_conv2d(call: Any, network: Network, target: Target) -> Anchor:
         step=step,
         classes=(offset.shape[0], offset.shape[1]),
     )
-    packed = xnor_kernel.arrange_weights(weights.astype(np.uint8), groups, target)
+    packed = xnor_kernel.arrange_weights(weights.astype(np.uint8), shape, target)
     return Anchor(
         kind="xnor_conv2d",
         shape=shape,

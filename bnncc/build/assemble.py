@@ -27,6 +27,7 @@ def assemble(program: Program, target: Target, progress: Progress | None = None)
     if progress:
         progress("compile kernels", len(program.kernels), len(program.kernels))
     offsets, arena = plan(_lifetimes(program))
+    arena += ALIGNMENT  # kernels read up to a vector more than they use of the last tensor, see byte_counts.py
     constants, places = _place_constants(program)
     places |= {name: Address("arena", offset) for name, offset in offsets.items()}
     places |= {name: Address("input", i) for i, name in enumerate(program.inputs)}

@@ -2,10 +2,10 @@
 
 acc[n, y, x, o] = offset[row_class[y], col_class[x], o] - step * popcount(window ^ w[o])
 
-Lanes are output channels: a word of the window is broadcast, xor-ed with `vectors` vectors of weights and counted into
-a tile of `pixels` x `vectors` accumulators that never leaves the registers; the loops over the window are outside the
-tile. There is no im2col. With 64-bit lanes (VPOPCNTDQ) the accumulators are the lanes themselves. With byte lanes a
-lane counts at most 8 per word, so it is flushed into 16 bits before it can pass 255: after at most 31 words.
+Words of the window are xor-ed with `vectors` vectors of weights and counted into a tile of `pixels` x `vectors`
+accumulators that never leaves the registers; the loops over the window are outside the tile. There is no im2col. With
+64-bit lanes (VPOPCNTDQ) lanes are output channels, a word is broadcast, and the accumulators are the lanes themselves.
+Byte lanes (byte_counts.py) are output channels too, or bytes of the window, which are added up at the end.
 
 Zero padding costs nothing in the loops: borders hold 0 bits, and `offset` has a row for each of the (at most 9 for
 3x3) border classes that adds back what those bits subtracted.
@@ -20,7 +20,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from bnncc.kernels import byte_counts
+from bnncc.kernels import byte_counts, pairwise
 from bnncc.kernels import epilogue as ep
 from bnncc.kernels.registers import Buffer, Expr, cast, load, local, ramp, splat
 from bnncc.kernels.shares import share
@@ -53,29 +53,37 @@ class Shape:
         """Bytes of one filter."""
         return self.kernel[0] * self.kernel[1] * self.group_bytes
 
+    def tile(self, target: Target) -> Tile:
+        """What the target's rules choose."""
+        out, reduction = self.output, self.words // target.word_bytes
+        work = Work("xnor_conv2d", out.width, self.group_channels, reduction, self.kernel[1], self.kernel[0], out.rows)
+        return target.tile(work)
 
-def arrange_weights(weights: npt.NDArray[np.uint8], groups: int, target: Target) -> npt.NDArray[np.uint8]:
-    """[O, T, group_bytes] -> [groups, blocks, T, words, lanes] words, as the kernel reads them, one behind the other.
 
-    A block is one vector of output channels; the last one is filled up with zeros.
+def arrange_weights(weights: npt.NDArray[np.uint8], shape: Shape, target: Target) -> npt.NDArray[np.uint8]:
+    """[O, T, group_bytes] -> words as the kernel reads them, one behind the other.
+
+    Where lanes are channels: [groups, blocks, T, words, lanes]; a block is one vector of output channels. Where they
+    are bytes of the window: [groups, channels / vectors, T, words, vectors], a word being one vector of bytes. The last
+    vector of channels, or SLICE of them, is filled up with zeros.
     """
-    lanes, size = target.popcount_lanes, target.word_bytes
-    channels, taps, group_bytes = weights.shape[0] // groups, weights.shape[1], weights.shape[2]
-    missing = -channels % lanes
-    grouped = weights.reshape(groups, channels, taps, group_bytes // size, size)
-    grouped = np.pad(grouped, [(0, 0), (0, missing), (0, 0), (0, 0), (0, 0)])
-    blocks = grouped.reshape(groups, -1, lanes, taps, group_bytes // size, size)
+    taps, channels, tile = weights.shape[1], shape.group_channels, shape.tile(target)
+    lanes, size, multiple = target.popcount_lanes, target.word_bytes, target.popcount_lanes
+    if tile.lanes == "bytes":
+        lanes, size, multiple = tile.vectors, target.vector_bits // 8, SLICE
+    words = weights.reshape(shape.groups, channels, taps, shape.group_bytes // size, size)
+    words = np.pad(words, [(0, 0), (0, -channels % multiple), (0, 0), (0, 0), (0, 0)])
+    blocks = words.reshape(shape.groups, -1, lanes, *words.shape[2:])
     return np.ascontiguousarray(blocks.transpose(0, 1, 3, 4, 2, 5)).reshape(-1)
 
 
 def build(shape: Shape, epilogue: ep.Epilogue, target: Target) -> tirx.PrimFunc:
     """The kernel: (bits, weights, offset, row_class, col_class, *epilogue params, *outputs, begin, end) -> 0; units as
     `Grid` says."""
-    lanes, out = target.popcount_lanes, shape.output
-    reduction = shape.words // target.word_bytes
-    window_rows, columns = shape.kernel
-    work = Work("xnor_conv2d", out.width, shape.group_channels, reduction, columns, window_rows, out.rows)
-    tile = target.tile(work)
+    lanes, out, tile = target.popcount_lanes, shape.output, shape.tile(target)
+    in_bytes = tile.lanes == "bytes"
+    if in_bytes:  # the grid's tile: what one epilogue finishes
+        lanes, tile = SLICE, replace(tile, vectors=1)
     word = f"uint{target.lane_bits}"
     blocks = -(-shape.group_channels // lanes)
     grid = Grid(out, shape.groups, lanes, tile, shape.words * shape.group_channels)
@@ -91,8 +99,11 @@ def build(shape: Shape, epilogue: ep.Epilogue, target: Target) -> tirx.PrimFunc:
         def emit_tile(n: Expr, group: Expr, block: Expr, vectors: int, channels: int, y: Expr, x: Expr) -> None:
             """`tile.pixels` pixels from x on in `tile.rows` rows from y on, by `vectors` vectors from `block` on,
             `channels` of them real."""
-            here = replace(tile, vectors=vectors)
-            sums = _accumulate(shape, target, here, bits, weights, n, group, block, blocks, y, x)
+            place = n, group, group * blocks + block, y, x
+            if in_bytes:
+                sums = _count_bytes(shape, target, bits, weights, *place)
+            else:
+                sums = _count_channels(shape, target, replace(tile, vectors=vectors), bits, weights, *place)
             for first in range(0, channels, SLICE):
                 valid = min(SLICE, channels - first)
                 channel = T.Bind(group * shape.group_channels + block * lanes + first)
@@ -114,7 +125,7 @@ def build(shape: Shape, epilogue: ep.Epilogue, target: Target) -> tirx.PrimFunc:
     return ib.get()
 
 
-def _accumulate(
+def _count_channels(
     shape: Shape,
     target: Target,
     tile: Tile,
@@ -123,31 +134,22 @@ def _accumulate(
     n: Expr,
     group: Expr,
     block: Expr,
-    blocks: int,
     y: Expr,
     x: Expr,
 ) -> Callable[[int, int], Expr]:
-    """Count one tile. Returns a function (pixel, first channel of a slice) -> int32 vector of SLICE counts; pixels are
-    numbered row by row."""
+    """Count one tile whose lanes are channels. Returns a function (pixel, first channel of a slice) -> int32 vector of
+    SLICE counts; pixels are numbered row by row."""
     lanes, dtype = target.popcount_lanes, f"uint{target.lane_bits}"
     words = shape.group_bytes // target.word_bytes
     kernel_h, kernel_w = shape.kernel
     pixel_words = shape.groups * words
-    in_base = T.Bind((n * shape.in_rows + y * shape.strides[0]) * shape.in_width + x * shape.strides[1])
-    weight_base = T.Bind((group * blocks + block) * (kernel_h * kernel_w * words * lanes))
+    in_base = _first_tap(shape, n, y, x)
     weight_stride = kernel_h * kernel_w * words * lanes
+    weight_base = T.Bind(block * weight_stride)
 
     if target.lane_bits == 8:
-        window = byte_counts.Window(
-            shape.kernel,
-            words,
-            shape.dilations[0] * shape.in_width * pixel_words,
-            shape.dilations[1] * pixel_words,
-            shape.strides[1] * pixel_words,
-            shape.strides[0] * shape.in_width * pixel_words,
-        )
         at = T.Bind(in_base * pixel_words + group * words)
-        totals = byte_counts.accumulate(window, tile, lanes, bits, at, weights, weight_base)
+        totals = byte_counts.accumulate(_window(shape, words, 1), tile, target, bits, at, weights, weight_base)
     else:
         totals = [local(dtype, lanes) for _ in range(tile.pixels * tile.vectors)]
         _clear(totals, dtype, lanes)
@@ -169,6 +171,53 @@ def _accumulate(
         return T.Bind(cast(total[ramp(first % lanes, SLICE)], "int32", SLICE))
 
     return slice_of
+
+
+def _count_bytes(
+    shape: Shape, target: Target, bits: Buffer, weights: Buffer, n: Expr, group: Expr, block: Expr, y: Expr, x: Expr
+) -> Callable[[int, int], Expr]:
+    """Count the SLICE channels from `block` * SLICE on by a tile whose lanes are bytes of the window. Returns what
+    `_count_channels` does, from counts that lie in memory, because a tile may have fewer channels than a slice."""
+    tile, lanes = shape.tile(target), target.popcount_lanes
+    assert shape.group_bytes % lanes == 0
+    assert 8 * shape.words < 1 << 16
+    pixels = tile.rows * tile.pixels
+    counts = T.alloc_buffer((pixels * SLICE,), "int32", scope="local")
+    at = T.Bind(_first_tap(shape, n, y, x) * shape.groups + group)
+    window = _window(shape, shape.group_bytes // lanes, lanes)
+    with T.serial(0, SLICE // tile.vectors) as part:
+        first = T.Bind(part * tile.vectors)
+        weights_at = T.Bind((block * SLICE + first) * shape.words)
+        totals = byte_counts.accumulate(window, tile, target, bits, at * shape.group_bytes, weights, weights_at)
+        sums = [total[ramp(0, lanes // 2)] for total in totals]
+        together = min(tile.vectors, 4)  # of four sums, those of one pixel
+        for number in range(0, len(sums), 4):
+            four = sums[number : number + 4]
+            added = cast(pairwise.across(four + four[:1] * (4 - len(four)), target), "int32", 4)
+            for lane in range(0, len(four), together):
+                pixel, channel = divmod(number + lane, tile.vectors)
+                some = [tirx.const(lane + i, "int32") for i in range(together)]
+                where = ramp(first + (pixel * SLICE + channel), together)
+                T.buffer_store(counts, added if together == 4 else tirx.Shuffle([added], some), [where])
+    return lambda pixel, first: T.Bind(counts[ramp(tirx.const(pixel * SLICE, "int32"), SLICE)])
+
+
+def _first_tap(shape: Shape, n: Expr, y: Expr, x: Expr) -> Expr:
+    """Number of the input pixel under the first tap of the output pixel (y, x) of image n."""
+    return T.Bind((n * shape.in_rows + y * shape.strides[0]) * shape.in_width + x * shape.strides[1])
+
+
+def _window(shape: Shape, words: int, word_bytes: int) -> byte_counts.Window:
+    pixel = shape.groups * shape.group_bytes
+    return byte_counts.Window(
+        shape.kernel,
+        words,
+        word_bytes,
+        row=shape.dilations[0] * shape.in_width * pixel,
+        column=shape.dilations[1] * pixel,
+        pixel=shape.strides[1] * pixel,
+        below=shape.strides[0] * shape.in_width * pixel,
+    )
 
 
 def _clear(totals: list[Buffer], dtype: str, lanes: int) -> None:

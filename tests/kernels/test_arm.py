@@ -92,12 +92,37 @@ def test_tiles_of_two_rows_stay_in_registers(name: str) -> None:
     assert loop.spills == 0
 
 
+@pytest.mark.parametrize("name", ["arm", "rpi3"])
+def test_lanes_that_are_bytes_need_no_broadcasts(name: str) -> None:
+    """The 3x3 convolution of 512 channels at 7x7, whose pixels are whole vectors."""
+    target, out = TARGETS[name], ep.Geometry(1, 7, 7, 512)
+    shape = xnor_conv2d.Shape(out, 9, 9, 64, (3, 3), (1, 1), (1, 1), 1, 2, (3, 3))
+    assert shape.tile(target).lanes == "bytes"
+    kernel = xnor_conv2d.build(shape, ep.Epilogue(outputs=(ep.Output(0, "int32"),)), target)
+    text = compile_object({"kernel": kernel}, target, "s").decode()
+    loop = hot_loop.find(text)
+    assert loop.macs >= 3 * 7 * 2 * 128  # taps, pixels, channels, one vector
+    assert loop.spills == 0
+    assert not [line for line in loop.instructions if re.match(r"\s(ld1r|dup)\s", line)]
+    assert re.search(r"^\suadalp|^\suaddlp", text, re.MULTILINE)
+    assert re.search(r"^\saddp\s", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("channels", "pixel_bytes", "lanes"),
+    [(128, 16, "bytes"), (64, 8, "channels"), (136, 17, "channels"), (9088, 1136, "channels")],
+    ids=["whole vectors", "half a vector", "a broken vector", "more than 16 bits"],
+)
+def test_what_lanes_are(channels: int, pixel_bytes: int, lanes: str) -> None:
+    assert ARM.tile(Work("xnor_conv2d", 28, channels, 9 * pixel_bytes, 3, 3, 28)).lanes == lanes
+
+
 @pytest.mark.parametrize(
     ("work", "rows"),
     [
-        (Work("xnor_conv2d", 14, 256, 288, 3, 3, 14), 2),
-        (Work("xnor_conv2d", 7, 512, 576, 3, 3, 7), 1),
-        (Work("xnor_conv2d", 14, 256, 800, 5, 5, 14), 1),
+        (Work("xnor_conv2d", 14, 64, 72, 3, 3, 14), 2),
+        (Work("xnor_conv2d", 7, 64, 72, 3, 3, 7), 1),
+        (Work("xnor_conv2d", 14, 64, 200, 5, 5, 14), 1),
         (Work("xnor_conv2d", 14, 256, 32, 1, 1, 14), 1),
     ],
     ids=["3x3", "an odd height", "a large window", "no shared rows"],

@@ -44,11 +44,18 @@ def correlate(
     return acc
 
 
-def check_xnor_conv2d(target: Target, data: st.DataObject, kernel: tuple[int, int], rows: int, width: int) -> None:
-    """One convolution of this window and output, with anything else drawn."""
+def check_xnor_conv2d(
+    target: Target,
+    data: st.DataObject,
+    kernel: tuple[int, int],
+    rows: int,
+    width: int,
+    channels_of: tuple[int, ...] = (1, 7, 8, 20, 40, 64, 100, 200, 300),
+) -> None:
+    """One convolution of this window and output, on one of these numbers of channels, with anything else drawn."""
     strides, dilations = (data.draw(st.tuples(*[st.integers(1, 2)] * 2)) for _ in range(2))
     groups, step = data.draw(st.sampled_from([1, 1, 1, 2, 4])), data.draw(st.integers(1, 2))
-    channels = data.draw(st.sampled_from([1, 7, 8, 20, 40, 64, 100, 200, 300]))
+    channels = data.draw(st.sampled_from(channels_of))
     out_channels = data.draw(st.sampled_from([1, 5, 8, 16, 24, 40, 72, 100]))
     group_bytes = bitpack.packed_bytes(channels, target.word_bytes)
     in_rows = (rows - 1) * strides[0] + (kernel[0] - 1) * dilations[0] + 1
@@ -66,7 +73,7 @@ def check_xnor_conv2d(target: Target, data: st.DataObject, kernel: tuple[int, in
         random.integers(0, classes[0], rows).astype(np.int32),
         random.integers(0, classes[1], width).astype(np.int32),
     )
-    inputs = [bits, xnor_conv2d.arrange_weights(weights, groups, target), offset, *where]
+    inputs = [bits, xnor_conv2d.arrange_weights(weights, shape, target), offset, *where]
     expected = correlate(bits, weights, offset, where, shape)
     # Integers and thresholds are equal; floats after them differ by the roundings that a fused multiply-add saves.
     tolerance = 0.0 if all(o.dtype != "float32" for o in case.epilogue.outputs) else 1e-5
@@ -97,6 +104,33 @@ def test_tiles_of_several_rows(data: st.DataObject) -> None:
     check_xnor_conv2d(target, data, kernel, tile_rows * data.draw(st.integers(1, 3)), width)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(cpu.machine() != "x86_64", reason="runs byte lanes on x86")
+@SETTINGS
+@given(data=st.data())
+def test_lanes_that_are_bytes_of_the_window(data: st.DataObject) -> None:
+    """As ARM has them; whole vectors of a pixel's bits, tail bits among them, sums of one to many words."""
+    width, tile_rows = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 2))
+    tile = Tile(data.draw(st.integers(1, min(4, width))), data.draw(st.sampled_from([1, 2, 4, 8])), tile_rows, "bytes")
+    target = replace(TARGETS["x86"], rules=(lambda _: tile,))
+    kernel = data.draw(st.sampled_from([(1, 1), (3, 3), (3, 3), (2, 3), (1, 5), (5, 7)]))
+    rows = tile_rows * data.draw(st.integers(1, 3))
+    check_xnor_conv2d(target, data, kernel, rows, width, channels_of=(121, 128, 250, 384, 1024))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(cpu.machine() != "x86_64", reason="runs byte lanes on x86")
+@SETTINGS
+@given(data=st.data())
+def test_lanes_broadcast_from_registers(data: st.DataObject) -> None:
+    """As ARM has them: bytes that lie near one another are read as one vector."""
+    width, tile_rows = data.draw(st.integers(1, 17)), data.draw(st.integers(1, 2))
+    tile = Tile(data.draw(st.integers(1, min(8, width))), data.draw(st.integers(1, 4)), tile_rows)
+    target = replace(TARGETS["x86"], rules=(lambda _: tile,), broadcasts_lanes=True)
+    kernel = data.draw(st.sampled_from([(1, 1), (3, 3), (2, 3), (5, 7)]))
+    check_xnor_conv2d(target, data, kernel, tile_rows * data.draw(st.integers(1, 3)), width)
+
+
 @each_target
 @pytest.mark.parametrize("channels", [2048, 9000])
 def test_long_sums_do_not_overflow(target: Target, channels: int) -> None:
@@ -104,7 +138,7 @@ def test_long_sums_do_not_overflow(target: Target, channels: int) -> None:
     size = bitpack.packed_bytes(channels, target.word_bytes)
     shape = xnor_conv2d.Shape(ep.Geometry(1, 1, 1, 8), 3, 3, size, (3, 3), (1, 1), (1, 1), 1, 2, (1, 1))
     bits = np.broadcast_to(bitpack.pack(np.ones(channels, bool), target.word_bytes), (1, 3, 3, size)).copy()
-    inputs = [bits, xnor_conv2d.arrange_weights(np.zeros((8, 9, size), np.uint8), 1, target)]
+    inputs = [bits, xnor_conv2d.arrange_weights(np.zeros((8, 9, size), np.uint8), shape, target)]
     zeros = np.zeros(8, np.int32)
     got = np.zeros((1, 1, 1, 8), np.int32)
     kernel = xnor_conv2d.build(shape, ep.Epilogue(outputs=(ep.Output(0, "int32"),)), target)
