@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# Tests of one file share what they have exported and compiled.
+PARALLEL := -n auto --dist loadfile
+
 .PHONY: help demo test test-fast lint format bench clean
 .DEFAULT_GOAL := help
 
@@ -19,10 +22,10 @@ demo: $(VENV)/.demo
 	$(BIN)/python -m examples.demo --output demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-fast: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

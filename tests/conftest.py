@@ -11,6 +11,8 @@ from torch import nn
 import bnncc
 from bnncc.models import MODELS
 
+torch.set_num_threads(1)  # tests run side by side already
+
 
 def randomise(module: nn.Module, example: torch.Tensor, seed: int) -> None:
     """Give `module` statistics as training would leave them, and the awkward values that training can leave.
