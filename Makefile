@@ -36,8 +36,9 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# BENCH: more options, as in make bench BENCH="--larq PYTHON --larq-models DIR"
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/run.py --json bench-results/results.json --markdown bench-results/results.md
+	$(BIN)/python -m benchmarks.run --json bench-results/results.json --markdown bench-results/results.md $(BENCH)
 
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
