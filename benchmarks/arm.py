@@ -1,9 +1,10 @@
 """The quality of the ARM code without a board: binary multiply-accumulates in a cycle of the kernels' hot loops."""
 
-from collections.abc import Iterator
+import itertools
 from dataclasses import dataclass
 
 from benchmarks import hot_loop, layers
+from benchmarks.progress import Tell
 from bnncc.build.codegen import compile_object
 from bnncc.targets import TARGETS
 
@@ -30,16 +31,15 @@ class LoopRate:
     kind: str = "modelled"
 
 
-def measure() -> Iterator[LoopRate]:
-    """All kernels of ResNet-18's shapes for all cores. llvm-mca must be there."""
-    for name, core in CORES.items():
+def measure(tell: Tell) -> list[LoopRate]:
+    """All kernels of ResNet-18's shapes for all cores; `tell` hears how much is done. llvm-mca must be there."""
+    kernels = list(itertools.product(CORES.items(), (3, 1), layers.RESNET18, (False, True)))
+    rates = []
+    for done, ((name, core), kernel, (channels, _, extent, _), full) in enumerate(kernels):
+        tell(done / len(kernels))
         target = TARGETS[name]
-        for kernel in (3, 1):
-            for channels, _, extent, _ in layers.RESNET18:
-                for full in (False, True):
-                    case = layers.binary_convolution(
-                        "ResNet-18", kernel, channels, channels, extent, 1, full=full, target=target
-                    )
-                    loop = hot_loop.find(compile_object({"kernel": case.kernel}, target, form="s").decode())
-                    rate = hot_loop.macs_per_cycle(loop, target.triple, core)
-                    yield LoopRate(name, core, case.name, len(loop.instructions), loop.spills, rate)
+        case = layers.binary_convolution("ResNet-18", kernel, channels, channels, extent, 1, full=full, target=target)
+        loop = hot_loop.find(compile_object({"kernel": case.kernel}, target, form="s").decode())
+        rate = hot_loop.macs_per_cycle(loop, target.triple, core)
+        rates.append(LoopRate(name, core, case.name, len(loop.instructions), loop.spills, rate))
+    return rates

@@ -9,6 +9,7 @@ import numpy as np
 import bnncc
 from benchmarks.layer_times import ideal_us
 from benchmarks.peaks import Peaks
+from benchmarks.progress import Tell
 from benchmarks.timing import Median, Timed, medians, repeat, timed
 from bnncc.artifact import Layer
 from bnncc.bench import baseline
@@ -58,7 +59,13 @@ class NetworkTime:
 
 
 def measure(
-    targets: Mapping[str, Peaks], folder: Path, peers: Mapping[str, Timed], *, seconds: float, names: Sequence[str]
+    targets: Mapping[str, Peaks],
+    folder: Path,
+    peers: Mapping[str, Timed],
+    *,
+    seconds: float,
+    names: Sequence[str],
+    tell: Tell,
 ) -> tuple[list[NetworkTime], dict[str, Median]]:
     """All networks for all targets (name -> peaks) and all peers, in turns, each for `seconds`."""
     turns: dict[tuple[str, str], Timed] = {("peer", name): turn for name, turn in peers.items()}
@@ -79,7 +86,7 @@ def measure(
                 same = baseline.onnxruntime(model.manifest, path, inputs)
                 kept.append(same)
                 turns[name, "onnxruntime"] = timed(repeat(same.run))
-    times = medians(turns, seconds=seconds)
+    times = medians(turns, seconds=seconds, tell=tell)
     rows = []
     for (name, target), (model, binding) in built.items():
         steps, dispatch_us = _steps(model, binding, targets[target], seconds)

@@ -108,13 +108,14 @@ def _peaks(report: Report) -> dict[str, "Peaks"]:
 
 
 def _layers(report: Report, peaks: Mapping[str, "Peaks"], seconds: float) -> None:
-    from benchmarks import layer_times, layers, tables
+    from benchmarks import layer_times, layers, progress, tables
     from bnncc.targets import TARGETS as KNOWN
 
     report.values["layers"] = []
     for name, peak in peaks.items():
         cases = list(layers.cases(KNOWN[name]))
-        times = layer_times.measure(cases, KNOWN[name], peak, seconds=seconds)
+        with progress.bar(f"layers, {name}") as tell:
+            times = layer_times.measure(cases, KNOWN[name], peak, seconds=seconds, tell=tell)
         report.values["layers"] += [{**dataclasses.asdict(row), "ratio": row.ratio} for row in times]
         report.add(tables.layers(times))
 
@@ -122,7 +123,7 @@ def _layers(report: Report, peaks: Mapping[str, "Peaks"], seconds: float) -> Non
 def _networks(report: Report, peaks: Mapping[str, "Peaks"], options: argparse.Namespace) -> None:
     import torch
 
-    from benchmarks import larq, networks, peers, tables
+    from benchmarks import larq, networks, peers, progress, tables
 
     if not peaks:
         return
@@ -138,7 +139,8 @@ def _networks(report: Report, peaks: Mapping[str, "Peaks"], options: argparse.Na
                 report.skip(str(error))
         else:
             report.skip("Larq Compute Engine: --larq and --larq-models do not say where it is")
-        rows, times = networks.measure(peaks, folder, others, seconds=options.seconds, names=names)
+        tell = stack.enter_context(progress.bar("networks"))
+        rows, times = networks.measure(peaks, folder, others, seconds=options.seconds, names=names, tell=tell)
     report.values["networks"] = [
         {**dataclasses.asdict(row), "ratio": row.ratio, "dispatch_us": row.dispatch_us} for row in rows
     ]
@@ -164,13 +166,14 @@ def _threads(report: Report, cores: set[int], seconds: float) -> None:
 
 
 def _arm(report: Report) -> None:
-    from benchmarks import arm, hot_loop, tables
+    from benchmarks import arm, hot_loop, progress, tables
 
     tool = hot_loop.version()
     if tool is None:
         report.skip(f"ARM hot loops: {hot_loop.TOOL} is not installed (package llvm)")
     else:
-        rates = list(arm.measure())
+        with progress.bar("ARM hot loops") as tell:
+            rates = arm.measure(tell)
         report.values["arm"] = {"tool": tool, "loops": [dataclasses.asdict(rate) for rate in rates]}
         report.add(tables.loops(rates, tool))
     _instructions(report)
@@ -180,7 +183,7 @@ def _instructions(report: Report) -> None:
     import torch
 
     import bnncc
-    from benchmarks import instructions, tables
+    from benchmarks import instructions, progress, tables
     from bnncc.models import MODELS
     from bnncc.targets import TARGETS as KNOWN
 
@@ -189,8 +192,9 @@ def _instructions(report: Report) -> None:
             report.skip(f"executed instructions: {reason} (package qemu-user-static)")
             return
     counts: dict[str, dict[str, int]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for network in COUNTED:
+    with tempfile.TemporaryDirectory() as folder, progress.bar("executed instructions") as tell:
+        for done, network in enumerate(COUNTED):
+            tell(done / len(COUNTED))
             build, shape = MODELS[network]
             path = Path(folder) / f"{network}.onnx"
             torch.manual_seed(0)

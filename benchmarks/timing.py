@@ -12,6 +12,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from benchmarks.progress import Tell, silent
+
 BLOCK_SECONDS = 0.002  # one thing's turn: shorter than the scheduler's time slices
 FEWEST_TURNS = 9
 MOST_TURNS = 2000
@@ -95,14 +97,16 @@ def best(run: Repeat, tries: int = 40) -> float:
     return min(one.wall for one in [one for one in turns if not one.disturbed] or turns) / times
 
 
-def medians(turns: Mapping[Key, Timed], *, seconds: float) -> dict[Key, Median]:
-    """Medians of things that take turns, each for `seconds` in all and `FEWEST_TURNS` turns at least."""
+def medians(turns: Mapping[Key, Timed], *, seconds: float, tell: Tell = silent) -> dict[Key, Median]:
+    """Medians of things that take turns, each for `seconds` in all and `FEWEST_TURNS` turns at least. Between turns
+    `tell` hears how much is done."""
     times = {name: calibrate(turn) for name, turn in turns.items()}
     taken: dict[Key, list[Turn]] = {name: [] for name in turns}
     while waiting := [name for name in turns if not _enough(taken[name], seconds)]:
         for name in waiting:
             turns[name](1)  # refills the caches that the others have used
             taken[name].append(turns[name](times[name]))
+        tell(sum(min(1.0, sum(turn.wall for turn in t) / seconds) for t in taken.values()) / len(taken))
     return {name: _median(blocks, times[name]) for name, blocks in taken.items()}
 
 

@@ -31,6 +31,14 @@ def test_cpu_time_stands_in_when_no_turn_is_quiet() -> None:
     assert found["a"].us == pytest.approx(10.0, rel=1e-6)
 
 
+def test_medians_tell_how_much_is_done() -> None:
+    told: list[float] = []
+    timing.medians({"a": quiet(5.0), "b": quiet(900.0)}, seconds=0.05, tell=told.append)
+    assert told == sorted(told)
+    assert 0 < told[0] < 0.5
+    assert told[-1] == pytest.approx(1.0, rel=1e-6)
+
+
 def test_ideal() -> None:
     # 1e6 products at 1000 GMAC/s take 1 us, 4e3 bytes at 2 GB/s take 2 us.
     assert layer_times.ideal_us(10**6, 1000.0, 4000, 2.0, after=False) == pytest.approx(2.0, rel=1e-9)
