@@ -86,7 +86,7 @@ def accumulate(
         values: dict[int, Expr] = {}
         for i, j in np.ndindex(depth, end - first):
             tap = i * window.row + (first + j) * window.column
-            if in_bytes:  # one column at a time, because each pixel's word is already a register's content
+            if in_bytes:  # column by column: what the next ones need would only wait in registers
                 steps = {pixel + tap for pixel in pixels}
             else:
                 steps = {pixel + i * window.row + k * window.column for pixel in pixels for k in range(first, end)}
@@ -97,7 +97,7 @@ def accumulate(
                 factors = [load(weights, weights_here + place, lanes) for place in places]
                 # Step by step over all of them: in-order cores run best when dependent instructions lie apart.
                 mixed = [T.Bind(values[pixel + tap] ^ factor) for factor in factors for pixel in pixels]
-                counts = [T.Bind(T.popcount(bits_that_differ)) for bits_that_differ in mixed]
+                counts = [T.Bind(T.popcount(one)) for one in mixed]
                 for (u, p), ones in zip(itertools.product(vectors, range(len(pixels))), counts, strict=True):
                     into = narrow[p * tile.vectors + u]
                     T.buffer_store(into, plus(into[everything], ones), [everything])
