@@ -8,7 +8,7 @@ compiled anew.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,8 @@ import numpy.typing as npt
 from bnncc import targets
 from bnncc.artifact import Artifact
 from bnncc.errors import ArtifactError, BnnccError
+from bnncc.progress import Progress
 from bnncc.targets.target import Target
-
-Progress = Callable[[str, int, int], None]
 
 COMPILERS = ("apache-tvm", "apache-tvm-ffi", "numpy", "onnx", "ziglang")
 MOST_BYTES = 1 << 30  # of all entries; the ones not used for the longest time go first

@@ -12,18 +12,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from bnncc import compiler, runtime, targets
+from bnncc import runtime, targets
 from bnncc.artifact import Artifact, Calibration, Tensor
 from bnncc.errors import InputError
 from bnncc.npz import LABELS
 from bnncc.passes.quantize_convs import QuantizeConvs, Range
-from bnncc.passes.watch_convs import WatchConvs
+from bnncc.passes.watch_convs import WATCHED, WatchConvs
+from bnncc.progress import Progress
 from bnncc.runtime import Array, Model
 from bnncc.targets.target import Target
 
@@ -35,34 +36,32 @@ _KEPT = np.linspace(0.1, 1.0, 46)  # shares of the whole range that are tried
 
 
 def compile_int8(
-    model: str | os.PathLike[str] | bytes,
+    build: Callable[..., Artifact],
     target: Target,
     data: Arrays,
     *,
-    shapes: compiler.Shapes | None = None,
     dump_ir: str | os.PathLike[str] | None = None,
-    progress: compiler.Progress | None = None,
+    progress: Progress | None = None,
 ) -> Artifact:
-    """Compile `model` with 8-bit convolutions calibrated on `data`: by input name, samples one behind the other along
-    the first axis; with `labels` [samples], if there are any.
+    """What `build(target, float_convs=..., dump_ir=...)` compiles, with 8-bit convolutions calibrated on `data`: by
+    input name, samples one behind the other along the first axis; with `labels` [samples], if there are any.
 
     Raises:
         InputError: samples of a wrong name, shape or type, none at all, or not finite.
         OptionError: no target runs on this machine, so that nothing can be calibrated here.
     """
     here = targets.find("native")
-    watched = runtime.load(compiler.build(model, here, float_convs=WatchConvs(), shapes=shapes, progress=progress))
+    watched = runtime.load(build(here, float_convs=WatchConvs()))
     samples = Samples.of(data, watched.manifest.inputs, watched.manifest.outputs)
     ranges = find_ranges(watched, samples, progress)
 
-    def build(chosen: Target, folder: str | os.PathLike[str] | None) -> Artifact:
-        quantize = QuantizeConvs(ranges, dtype=chosen.int8_inputs)
-        return compiler.build(model, chosen, float_convs=quantize, shapes=shapes, dump_ir=folder, progress=progress)
+    def quantized(chosen: Target, folder: str | os.PathLike[str] | None) -> Artifact:
+        return build(chosen, float_convs=QuantizeConvs(ranges, dtype=chosen.int8_inputs), dump_ir=folder)
 
-    artifact = build(target, dump_ir)
+    artifact = quantized(target, dump_ir)
     # A machine of another family computes the same integers: what changes can be seen here just as well.
     runs_here = runtime.runs_here(artifact.manifest)
-    calibration = compare(watched, runtime.load(artifact if runs_here else build(here, None)), samples, progress)
+    calibration = compare(watched, runtime.load(artifact if runs_here else quantized(here, None)), samples, progress)
     manifest = dataclasses.replace(artifact.manifest, calibration=calibration)
     return Artifact(manifest, artifact.library)
 
@@ -95,7 +94,7 @@ class Samples:
         count = runs.pop() * batch
         return cls(inputs, count, batch, _labels(data[LABELS], count, outputs) if LABELS in data else None)
 
-    def runs(self, stage: str, progress: compiler.Progress | None = None) -> Iterator[dict[str, Array]]:
+    def runs(self, stage: str, progress: Progress | None = None) -> Iterator[dict[str, Array]]:
         """The inputs of one run after the other."""
         runs = self.count // self.batch
         for number in range(runs):
@@ -146,9 +145,9 @@ def _classifies(tensor: Tensor) -> bool:
 # Ranges -------------------------------------------------------------------------------------------------------------
 
 
-def find_ranges(watched: Model, samples: Samples, progress: compiler.Progress | None = None) -> dict[int, Range]:
+def find_ranges(watched: Model, samples: Samples, progress: Progress | None = None) -> dict[int, Range]:
     """For each float convolution of a network compiled with WatchConvs, the range of its input."""
-    names = [tensor.name for tensor in watched.manifest.outputs if tensor.name.startswith(compiler.WATCHED)]
+    names = [tensor.name for tensor in watched.manifest.outputs if tensor.name.startswith(WATCHED)]
     extremes = dict.fromkeys(names, (0.0, 0.0))  # 0 is always covered: borders hold it
     for inputs in samples.runs("find ranges", progress):
         outputs = run(watched, inputs)
@@ -185,7 +184,7 @@ def best_range(counts: npt.NDArray[np.float64], low: float, high: float) -> Rang
 # Comparison ---------------------------------------------------------------------------------------------------------
 
 
-def compare(before: Model, after: Model, samples: Samples, progress: compiler.Progress | None = None) -> Calibration:
+def compare(before: Model, after: Model, samples: Samples, progress: Progress | None = None) -> Calibration:
     """What changed between the float network and the one with 8-bit convolutions."""
     outputs = after.manifest.outputs
     difference, scale = ({tensor.name: 0.0 for tensor in outputs} for _ in range(2))

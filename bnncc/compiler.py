@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnncc import __version__, atomic, targets
 from bnncc.artifact import FORMAT, Artifact, Layer, Manifest, PassRecord, Tensor
+from bnncc.progress import Progress
 from bnncc.targets.target import Target
 
 if TYPE_CHECKING:
@@ -20,10 +21,7 @@ if TYPE_CHECKING:
     from bnncc.build.program import Program
     from bnncc.frontend.importer import Imported
 
-Progress = Callable[[str, int, int], None]
 Shapes = Mapping[str, tuple[int, ...]]
-
-WATCHED = "input of float convolution "  # and its number, the name of an output for calibration
 
 
 def compile(
@@ -56,7 +54,13 @@ def compile(
         return build(model, chosen, shapes=shapes, dump_ir=dump_ir, progress=progress)
     from bnncc.calibrate import compile_int8
 
-    return compile_int8(model, chosen, calibrate, shapes=shapes, dump_ir=dump_ir, progress=progress)
+    return compile_int8(
+        lambda chosen, **options: build(model, chosen, shapes=shapes, progress=progress, **options),
+        chosen,
+        calibrate,
+        dump_ir=dump_ir,
+        progress=progress,
+    )
 
 
 def build(
@@ -72,6 +76,7 @@ def build(
     number."""
     from bnncc.build.assemble import assemble
     from bnncc.build.link import link
+    from bnncc.passes.watch_convs import WATCHED
 
     imported, program, passes = lower(
         model, chosen, float_convs=float_convs, shapes=shapes, dump_ir=dump_ir, progress=progress

@@ -1,8 +1,6 @@
 """Program -> objects: compile its kernels, place its temporaries, write its entry points. `link` makes a shared
 library of them; a program in C can link them too."""
 
-from collections.abc import Callable
-
 import numpy as np
 
 from bnncc.build.calls import Address, KernelCall
@@ -12,9 +10,8 @@ from bnncc.build.memory_plan import ALIGNMENT, Lifetime, plan
 from bnncc.build.program import Program
 from bnncc.build.threads import control_bytes, work
 from bnncc.kernels import peak, shares
+from bnncc.progress import Progress
 from bnncc.targets.target import Target
-
-Progress = Callable[[str, int, int], None]
 
 
 def assemble(program: Program, target: Target, progress: Progress | None = None) -> tuple[list[bytes], int]:
