@@ -7,7 +7,7 @@ from benchmarks.layers import Case
 from benchmarks.native import bind
 from benchmarks.peaks import Peaks
 from benchmarks.progress import Tell
-from benchmarks.timing import Median, medians, timed
+from benchmarks.timing import FullSpeed, Median, medians, timed
 from bnncc.targets.target import Target
 
 
@@ -37,10 +37,12 @@ def ideal_us(macs: int, peak: float, moved: int, bandwidth: float, *, after: boo
     return products + bytes_ if after else max(products, bytes_)
 
 
-def measure(cases: Sequence[Case], target: Target, peaks: Peaks, *, seconds: float, tell: Tell) -> list[LayerTime]:
+def measure(
+    cases: Sequence[Case], target: Target, peaks: Peaks, *, seconds: float, tell: Tell, full_speed: FullSpeed
+) -> list[LayerTime]:
     """All cases in turns, each for `seconds`."""
     turns = {case.name: timed(bind(case.kernel, target, case.arrays, case.padding)) for case in cases}
-    times = medians(turns, seconds=seconds, tell=tell)
+    times = medians(turns, seconds=seconds, tell=tell, full_speed=full_speed)
     rows = []
     for case in cases:
         us, level = times[case.name].us, peaks.level(case.moved)

@@ -10,7 +10,7 @@ import bnncc
 from benchmarks.layer_times import ideal_us
 from benchmarks.peaks import Peaks
 from benchmarks.progress import Tell
-from benchmarks.timing import Median, Timed, medians, repeat, timed
+from benchmarks.timing import PATIENCE, FullSpeed, Median, Timed, medians, repeat, timed
 from bnncc.artifact import Layer
 from bnncc.bench import baseline
 from bnncc.bench.report import example
@@ -66,6 +66,7 @@ def measure(
     seconds: float,
     names: Sequence[str],
     tell: Tell,
+    full_speed: FullSpeed,
 ) -> tuple[list[NetworkTime], dict[str, Median]]:
     """All networks for all targets (name -> peaks) and all peers, in turns, each for `seconds`."""
     turns: dict[tuple[str, str], Timed] = {("peer", name): turn for name, turn in peers.items()}
@@ -86,10 +87,10 @@ def measure(
                 same = baseline.onnxruntime(model.manifest, path, inputs)
                 kept.append(same)
                 turns[name, "onnxruntime"] = timed(repeat(same.run))
-    times = medians(turns, seconds=seconds, tell=tell)
+    times = medians(turns, seconds=seconds, tell=tell, full_speed=full_speed)
     rows = []
     for (name, target), (model, binding) in built.items():
-        steps, dispatch_us = _steps(model, binding, targets[target], seconds)
+        steps, dispatch_us = _steps(model, binding, targets[target], seconds, full_speed)
         ideal = sum(step.ideal_us for step in steps)
         peer = times[name.removesuffix(" int8"), "onnxruntime"]
         row = NetworkTime(name, target, times[name, target], ideal, dispatch_us, peer, tuple(steps))
@@ -110,7 +111,9 @@ def export(name: str, folder: Path) -> Path:
     return path
 
 
-def _steps(model: Model, binding: Binding, peaks: Peaks, seconds: float) -> tuple[list[StepTime], float]:
+def _steps(
+    model: Model, binding: Binding, peaks: Peaks, seconds: float, full_speed: FullSpeed
+) -> tuple[list[StepTime], float]:
     """Medians over sweeps through the kernels in order, which meet the caches as a run of the network does; and the
     median of what a run takes beyond the sweep beside it, in microseconds."""
     layers = model.manifest.layers
@@ -123,9 +126,12 @@ def _steps(model: Model, binding: Binding, peaks: Peaks, seconds: float) -> tupl
     beyond: list[float] = []
     spent = 0.0
     while len(sweeps) < FEWEST_SWEEPS or spent < seconds:
+        before = full_speed()
         taken = [call(1) for call in calls]
         run = whole(1)
         spent += sum(turn.wall for turn in taken) + run.wall
+        if not (before and full_speed()) and spent < PATIENCE * seconds:
+            continue
         # What had to wait for the core counts with its CPU time.
         sweeps.append([(turn.cpu if turn.disturbed else turn.wall) - overhead for turn in taken])
         beyond.append((run.cpu if run.disturbed else run.wall) - overhead - sum(sweeps[-1]))

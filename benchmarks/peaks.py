@@ -2,7 +2,7 @@
 
 import ctypes
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tvm import tirx
@@ -10,7 +10,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from benchmarks.native import aligned, bind, open_library
-from benchmarks.timing import best
+from benchmarks.timing import FullSpeed, best
 from bnncc.kernels import peak
 from bnncc.kernels.registers import Expr, ramp
 from bnncc.kernels.tiles import arg
@@ -46,6 +46,14 @@ class Peaks:
         """The smallest level that holds `footprint` bytes."""
         return next(level for level in self.levels if footprint <= level.size)
 
+    def best_of(self, other: "Peaks") -> "Peaks":
+        """The higher of what two measurements of the same target found."""
+        faster = (
+            max(pair, key=lambda one: one.gigabytes_per_second) for pair in zip(self.levels, other.levels, strict=True)
+        )
+        gmacs = {kind: max(rate, other.gmacs[kind]) for kind, rate in self.gmacs.items()}
+        return replace(self, gmacs=gmacs, levels=tuple(faster))
+
 
 def measure(target: Target) -> Peaks:
     """The peaks of one target's instructions: the best of several tries each, since a peak is what can be had."""
@@ -54,6 +62,12 @@ def measure(target: Target) -> Peaks:
     gmacs = {name: _arithmetic(library, number) for name, number in kinds.items()}
     missing = {} if "int8" in gmacs else {"int8": f"{target.name} has no instructions for them"}
     return Peaks(target.name, gmacs, tuple(_levels(target)), missing)
+
+
+def full_speed(target: Target) -> FullSpeed:
+    """Watches this core by what `target` counts bits with."""
+    library, done = open_library({"peak": peak.build(target)}, {}, target), ctypes.c_int64(0)
+    return FullSpeed(lambda: library.peak(ctypes.c_int32(peak.BINARY), ctypes.c_int64(_ITERATIONS), ctypes.byref(done)))
 
 
 def _arithmetic(library: ctypes.CDLL, kind: int) -> float:

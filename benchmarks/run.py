@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 PARTS = ("layers", "networks", "threads", "arm")
 TARGETS = ("x86-avx512", "x86-avx2", "rpi5", "arm")
+PEAK_ROUNDS = 3  # seconds apart, because other programs may slow the core for seconds
 COUNTED = ("digits_net", "quicknet", "bireal_resnet18")
 COUNTED_FOR = ("arm", "armv7")
 
@@ -98,7 +99,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _peaks(report: Report) -> dict[str, "Peaks"]:
     from benchmarks import native, peaks, tables
 
-    measured = {target.name: peaks.measure(target) for target in native.runnable(TARGETS)}
+    measured: dict[str, Peaks] = {}
+    for _ in range(PEAK_ROUNDS):
+        for target in native.runnable(TARGETS):
+            found = peaks.measure(target)
+            measured[target.name] = found.best_of(measured.get(target.name, found))
     if not measured:
         report.skip(f"layers and networks: this machine runs none of {', '.join(TARGETS)}")
         return {}
@@ -109,13 +114,17 @@ def _peaks(report: Report) -> dict[str, "Peaks"]:
 
 def _layers(report: Report, peaks: Mapping[str, "Peaks"], seconds: float) -> None:
     from benchmarks import layer_times, layers, progress, tables
+    from benchmarks.peaks import full_speed
     from bnncc.targets import TARGETS as KNOWN
 
+    if not peaks:
+        return
     report.values["layers"] = []
+    watch = full_speed(KNOWN[next(iter(peaks))])
     for name, peak in peaks.items():
         cases = list(layers.cases(KNOWN[name]))
         with progress.bar(f"layers, {name}") as tell:
-            times = layer_times.measure(cases, KNOWN[name], peak, seconds=seconds, tell=tell)
+            times = layer_times.measure(cases, KNOWN[name], peak, seconds=seconds, tell=tell, full_speed=watch)
         report.values["layers"] += [{**dataclasses.asdict(row), "ratio": row.ratio} for row in times]
         report.add(tables.layers(times))
 
@@ -124,6 +133,8 @@ def _networks(report: Report, peaks: Mapping[str, "Peaks"], options: argparse.Na
     import torch
 
     from benchmarks import larq, networks, peers, progress, tables
+    from benchmarks.peaks import full_speed
+    from bnncc.targets import TARGETS as KNOWN
 
     if not peaks:
         return
@@ -140,7 +151,10 @@ def _networks(report: Report, peaks: Mapping[str, "Peaks"], options: argparse.Na
         else:
             report.skip("Larq Compute Engine: --larq and --larq-models do not say where it is")
         tell = stack.enter_context(progress.bar("networks"))
-        rows, times = networks.measure(peaks, folder, others, seconds=options.seconds, names=names, tell=tell)
+        watch = full_speed(KNOWN[next(iter(peaks))])
+        rows, times = networks.measure(
+            peaks, folder, others, seconds=options.seconds, names=names, tell=tell, full_speed=watch
+        )
     report.values["networks"] = [
         {**dataclasses.asdict(row), "ratio": row.ratio, "dispatch_us": row.dispatch_us} for row in rows
     ]

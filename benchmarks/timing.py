@@ -1,13 +1,15 @@
 """Timing things in turns on one core: medians that meet whatever else the machine does alike.
 
 A turn in which the process had to wait for the core (other programs run, too) says nothing about the code, and shows
-as wall time beyond the thread's CPU time. Such turns are set aside; when too few are left, CPU times stand in.
+as wall time beyond the thread's CPU time. Nor does one in which something else ran on the same physical core: no clock
+shows that, but arithmetic beside the turn then takes longer than it ever did. Such turns are set aside; when too few
+are left, CPU times of all stand in.
 """
 
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -17,8 +19,9 @@ from benchmarks.progress import Tell, silent
 BLOCK_SECONDS = 0.002  # one thing's turn: shorter than the scheduler's time slices
 FEWEST_TURNS = 9
 MOST_TURNS = 2000
-PATIENCE = 3  # times the seconds asked for, while turns are being disturbed
+PATIENCE = 5  # times the seconds asked for, while turns are being disturbed
 _WAITED = 1.02  # wall time over CPU time from which on a turn counts as disturbed
+_SLOWED = 1.06  # time over the least time, of the same arithmetic, from which on a core counts as shared
 
 Key = TypeVar("Key")
 Repeat = Callable[[int], object]  # runs the thing so many times
@@ -26,18 +29,43 @@ Repeat = Callable[[int], object]  # runs the thing so many times
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn: seconds of wall time and of CPU time."""
+    """One turn: seconds of wall time and of CPU time, and whether the core was slowed by another program's work."""
 
     wall: float
     cpu: float
+    slowed: bool = False
 
     @property
     def disturbed(self) -> bool:
         """Whether the core did something else meanwhile."""
-        return self.wall > _WAITED * self.cpu + 2e-6
+        return self.slowed or self.wall > _WAITED * self.cpu + 2e-6
 
 
 Timed = Callable[[int], Turn]
+
+
+class FullSpeed:
+    """Whether the core is all ours: a fixed piece of arithmetic in registers, of some 50 us, takes no longer than it
+    ever did."""
+
+    def __init__(self, arithmetic: Callable[[], object]) -> None:
+        self._arithmetic = arithmetic
+        self._least = min(self._seconds() for _ in range(400))
+
+    def __call__(self) -> bool:
+        taken = self._seconds()
+        self._least = min(self._least, taken)
+        return taken <= _SLOWED * self._least
+
+    def _seconds(self) -> float:
+        start = time.perf_counter()
+        self._arithmetic()
+        return time.perf_counter() - start
+
+
+def unknown_speed() -> bool:
+    """Takes every turn for undisturbed, where nothing else is known of it."""
+    return True
 
 
 @dataclass(frozen=True)
@@ -89,7 +117,7 @@ def calibrate(turn: Timed) -> int:
     return times
 
 
-def best(run: Repeat, tries: int = 40) -> float:
+def best(run: Repeat, tries: int = 100) -> float:
     """Fewest seconds that one execution took, over several turns; of the undisturbed ones, if there are any."""
     turn = timed(run)
     times = calibrate(turn)
@@ -97,16 +125,27 @@ def best(run: Repeat, tries: int = 40) -> float:
     return min(one.wall for one in [one for one in turns if not one.disturbed] or turns) / times
 
 
-def medians(turns: Mapping[Key, Timed], *, seconds: float, tell: Tell = silent) -> dict[Key, Median]:
+def medians(
+    turns: Mapping[Key, Timed],
+    *,
+    seconds: float,
+    tell: Tell = silent,
+    full_speed: Callable[[], bool] = unknown_speed,
+) -> dict[Key, Median]:
     """Medians of things that take turns, each for `seconds` in all and `FEWEST_TURNS` turns at least. Between turns
-    `tell` hears how much is done."""
+    `tell` hears how much is done; before and after each `full_speed` is asked."""
     times = {name: calibrate(turn) for name, turn in turns.items()}
     taken: dict[Key, list[Turn]] = {name: [] for name in turns}
+    quiet = dict.fromkeys(turns, 0.0)
     while waiting := [name for name in turns if not _enough(taken[name], seconds)]:
+        tell(sum(min(1.0, one / seconds) for one in quiet.values()) / len(turns))
         for name in waiting:
             turns[name](1)  # refills the caches that the others have used
-            taken[name].append(turns[name](times[name]))
-        tell(sum(min(1.0, sum(turn.wall for turn in t) / seconds) for t in taken.values()) / len(taken))
+            full_speed()  # a core that comes from lighter work takes a while to reach it
+            before = full_speed()
+            turn = turns[name](times[name])
+            taken[name].append(replace(turn, slowed=not (before and full_speed())))
+            quiet[name] += 0.0 if taken[name][-1].disturbed else turn.wall
     return {name: _median(blocks, times[name]) for name, blocks in taken.items()}
 
 
