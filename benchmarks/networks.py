@@ -10,7 +10,7 @@ import bnncc
 from benchmarks.layer_times import ideal_us
 from benchmarks.peaks import Peaks
 from benchmarks.progress import Tell
-from benchmarks.timing import PATIENCE, FullSpeed, Median, Timed, medians, repeat, timed
+from benchmarks.timing import PATIENCE, SLOWED, FullSpeed, Median, Timed, medians, repeat, timed
 from bnncc.artifact import Layer
 from bnncc.bench import baseline
 from bnncc.bench.report import example
@@ -130,7 +130,7 @@ def _steps(
         taken = [call(1) for call in calls]
         run = whole(1)
         spent += sum(turn.wall for turn in taken) + run.wall
-        if not (before and full_speed()) and spent < PATIENCE * seconds:
+        if max(before, full_speed()) > SLOWED and spent < PATIENCE * seconds:
             continue
         # What had to wait for the core counts with its CPU time.
         sweeps.append([(turn.cpu if turn.disturbed else turn.wall) - overhead for turn in taken])

@@ -2,8 +2,8 @@
 
 A turn in which the process had to wait for the core (other programs run, too) says nothing about the code, and shows
 as wall time beyond the thread's CPU time. Nor does one in which something else ran on the same physical core: no clock
-shows that, but arithmetic beside the turn then takes longer than it ever did. Such turns are set aside; when too few
-are left, CPU times of all stand in.
+shows that, but arithmetic beside the turn then takes longer than it ever did. Such turns are set aside. When too few
+are left, those stand in whose core was slowed least, or CPU times where the process had to wait in most.
 """
 
 import os
@@ -21,7 +21,7 @@ FEWEST_TURNS = 9
 MOST_TURNS = 2000
 PATIENCE = 5  # times the seconds asked for, while turns are being disturbed
 _WAITED = 1.02  # wall time over CPU time from which on a turn counts as disturbed
-_SLOWED = 1.06  # time over the least time, of the same arithmetic, from which on a core counts as shared
+SLOWED = 1.06  # time over the least time, of the same arithmetic, from which on a core counts as shared
 
 Key = TypeVar("Key")
 Repeat = Callable[[int], object]  # runs the thing so many times
@@ -29,33 +29,39 @@ Repeat = Callable[[int], object]  # runs the thing so many times
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn: seconds of wall time and of CPU time, and whether the core was slowed by another program's work."""
+    """One turn: seconds of wall time and of CPU time, and how many times longer than ever the arithmetic beside it
+    took, because of another program's work on the same physical core."""
 
     wall: float
     cpu: float
-    slowed: bool = False
+    slowed: float = 1.0
 
     @property
     def disturbed(self) -> bool:
         """Whether the core did something else meanwhile."""
-        return self.slowed or self.wall > _WAITED * self.cpu + 2e-6
+        return self.waited or self.slowed > SLOWED
+
+    @property
+    def waited(self) -> bool:
+        """Whether the process was off the core for some of the time."""
+        return self.wall > _WAITED * self.cpu + 2e-6
 
 
 Timed = Callable[[int], Turn]
 
 
 class FullSpeed:
-    """Whether the core is all ours: a fixed piece of arithmetic in registers, of some 50 us, takes no longer than it
-    ever did."""
+    """How far the core is from being all ours: how many times longer a fixed piece of arithmetic in registers, of some
+    50 us, takes than it ever did."""
 
     def __init__(self, arithmetic: Callable[[], object]) -> None:
         self._arithmetic = arithmetic
         self._least = min(self._seconds() for _ in range(400))
 
-    def __call__(self) -> bool:
+    def __call__(self) -> float:
         taken = self._seconds()
         self._least = min(self._least, taken)
-        return taken <= _SLOWED * self._least
+        return taken / self._least
 
     def _seconds(self) -> float:
         start = time.perf_counter()
@@ -63,9 +69,9 @@ class FullSpeed:
         return time.perf_counter() - start
 
 
-def unknown_speed() -> bool:
+def unknown_speed() -> float:
     """Takes every turn for undisturbed, where nothing else is known of it."""
-    return True
+    return 1.0
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,7 @@ def medians(
     *,
     seconds: float,
     tell: Tell = silent,
-    full_speed: Callable[[], bool] = unknown_speed,
+    full_speed: Callable[[], float] = unknown_speed,
 ) -> dict[Key, Median]:
     """Medians of things that take turns, each for `seconds` in all and `FEWEST_TURNS` turns at least. Between turns
     `tell` hears how much is done; before and after each `full_speed` is asked."""
@@ -144,7 +150,7 @@ def medians(
             full_speed()  # a core that comes from lighter work takes a while to reach it
             before = full_speed()
             turn = turns[name](times[name])
-            taken[name].append(replace(turn, slowed=not (before and full_speed())))
+            taken[name].append(replace(turn, slowed=max(before, full_speed())))
             quiet[name] += 0.0 if taken[name][-1].disturbed else turn.wall
     return {name: _median(blocks, times[name]) for name, blocks in taken.items()}
 
@@ -157,7 +163,9 @@ def _enough(taken: list[Turn], seconds: float) -> bool:
 
 
 def _median(taken: list[Turn], times: int) -> Median:
-    quiet = [turn.wall for turn in taken if not turn.disturbed]
-    enough = len(quiet) >= FEWEST_TURNS
-    middle = float(np.median(quiet if enough else [turn.cpu for turn in taken]))
+    quiet = [turn for turn in taken if not turn.disturbed]
+    on_core = sorted((turn for turn in taken if not turn.waited), key=lambda turn: turn.slowed)
+    enough = len(on_core) >= FEWEST_TURNS
+    used = quiet if len(quiet) >= FEWEST_TURNS else on_core[:FEWEST_TURNS]
+    middle = float(np.median([turn.wall for turn in used] if enough else [turn.cpu for turn in taken]))
     return Median(middle / times * 1e6, len(taken), len(taken) - len(quiet), "wall" if enough else "cpu")

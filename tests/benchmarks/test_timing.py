@@ -35,16 +35,29 @@ def test_medians_leave_turns_on_a_shared_core_out() -> None:
         seconds = 5e-6 * times * (1.5 if shared[0] else 1)
         return timing.Turn(seconds, seconds)
 
-    found = timing.medians({"a": turn}, seconds=0.05, full_speed=lambda: not shared[0])["a"]
+    found = timing.medians({"a": turn}, seconds=0.05, full_speed=lambda: 1.5 if shared[0] else 1.0)["a"]
     assert found.us == pytest.approx(5.0, rel=1e-6)
     assert 0 < found.disturbed < found.turns
     assert found.clock == "wall"
 
 
+def test_the_least_slowed_turns_stand_in_when_none_is_quiet() -> None:
+    number, slowed = iter(range(10**9)), [2.0]
+
+    def turn(times: int) -> timing.Turn:
+        slowed[0] = 2.0 if next(number) % 4 == 0 else 1.2
+        seconds = 5e-6 * times * slowed[0]
+        return timing.Turn(seconds, seconds)
+
+    found = timing.medians({"a": turn}, seconds=0.05, full_speed=lambda: slowed[0])["a"]
+    assert found.disturbed == found.turns
+    assert found.us == pytest.approx(6.0, rel=1e-6)
+
+
 def test_full_speed_is_the_least_time_so_far() -> None:
     waits = iter([0.0] * 400 + [0.02, 0.0])
     watch = timing.FullSpeed(lambda: time.sleep(next(waits)))
-    assert not watch()
+    assert watch() > timing.SLOWED
 
 
 def test_cpu_time_stands_in_when_no_turn_is_quiet() -> None:
