@@ -17,6 +17,7 @@ from bnncc.kernels.tiles import arg
 from bnncc.targets.target import Target
 
 _ITERATIONS = 10_000  # of a peak loop in one call
+_PIECE = 200  # the same, for watching the core
 _UNROLLED = 8  # vectors copied in one iteration
 _MEMORY = 1 << 62
 _MEMORY_COPIED = 64 << 20  # bytes copied to measure main memory
@@ -67,7 +68,9 @@ def measure(target: Target) -> Peaks:
 def full_speed(target: Target) -> FullSpeed:
     """Watches this core by what `target` counts bits with."""
     library, done = open_library({"peak": peak.build(target)}, {}, target), ctypes.c_int64(0)
-    return FullSpeed(lambda: library.peak(ctypes.c_int32(peak.BINARY), ctypes.c_int64(_ITERATIONS), ctypes.byref(done)))
+    return FullSpeed(
+        lambda pieces: library.peak(ctypes.c_int32(peak.BINARY), ctypes.c_int64(pieces * _PIECE), ctypes.byref(done))
+    )
 
 
 def _arithmetic(library: ctypes.CDLL, kind: int) -> float:

@@ -21,6 +21,7 @@ FEWEST_TURNS = 9
 MOST_TURNS = 2000
 PATIENCE = 5  # times the seconds asked for, while turns are being disturbed
 _WAITED = 1.02  # wall time over CPU time from which on a turn counts as disturbed
+_PIECES = 50
 SLOWED = 1.06  # time over the least time, of the same arithmetic, from which on a core counts as shared
 
 Key = TypeVar("Key")
@@ -51,10 +52,10 @@ Timed = Callable[[int], Turn]
 
 
 class FullSpeed:
-    """How far the core is from being all ours: how many times longer a fixed piece of arithmetic in registers, of some
-    50 us, takes than it ever did."""
+    """How far the core is from being all ours: how many times longer `_PIECES` pieces of arithmetic in registers, of
+    some us each, take than they ever did."""
 
-    def __init__(self, arithmetic: Callable[[], object]) -> None:
+    def __init__(self, arithmetic: Repeat) -> None:
         self._arithmetic = arithmetic
         self._least = min(self._seconds() for _ in range(400))
 
@@ -64,8 +65,9 @@ class FullSpeed:
         return taken / self._least
 
     def _seconds(self) -> float:
+        self._arithmetic(1)  # brings its code back
         start = time.perf_counter()
-        self._arithmetic()
+        self._arithmetic(_PIECES)
         return time.perf_counter() - start
 
 
