@@ -21,9 +21,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if not __package__:  # run as a file: its folder is on the path, the project's root is not
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 if TYPE_CHECKING:
     from benchmarks.peaks import Peaks
     from benchmarks.tables import Table

@@ -3,7 +3,7 @@
 A turn in which the process had to wait for the core (other programs run, too) says nothing about the code, and shows
 as wall time beyond the thread's CPU time. Nor does one in which something else ran on the same physical core: no clock
 shows that, but arithmetic beside the turn then takes longer than it ever did. Such turns are set aside. When too few
-are left, those stand in whose core was slowed least, or CPU times where the process had to wait in most.
+are left, those stand in whose core was slowed least, or CPU times of all where the process had to wait in nearly all.
 """
 
 import os
@@ -78,7 +78,8 @@ def unknown_speed() -> float:
 
 @dataclass(frozen=True)
 class Median:
-    """Median time of one execution in microseconds. `clock` is "wall", or "cpu" where too few turns were quiet."""
+    """Median time of one execution in microseconds. `clock` is "wall", or "cpu" where the process had to wait in all
+    but a few turns. disturbed: how many of the `turns` were; where that leaves too few, the least slowed stood in."""
 
     us: float
     turns: int

@@ -26,7 +26,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from bnncc.kernels.pairwise import add_bytes
-from bnncc.kernels.registers import Buffer, Expr, cast, load, local, ramp, splat
+from bnncc.kernels.registers import Buffer, Expr, cast, load, local, ramp, splat, zeros
 from bnncc.targets.target import Target, Tile
 
 _FLUSH = 31  # additions of at most 8 that a byte lane can hold
@@ -70,7 +70,7 @@ def accumulate(
     depth = rows if tile.rows > 1 and rows * min(columns, _COLUMNS) <= _FLUSH else 1
     everything, zero = ramp(0, lanes), tirx.const(0, "int32")
     pixels = [r * window.below + p * window.pixel for r in range(tile.rows) for p in range(tile.pixels)]
-    narrow = _zeros(len(pixels) * tile.vectors, "uint8", lanes)
+    narrow = zeros(len(pixels) * tile.vectors, "uint8", lanes)
 
     def plus(sums: Expr, ones: Expr) -> Expr:
         """Their sum, which is less than 256. LLVM regroups long chains of plain additions, which takes registers that
@@ -118,7 +118,7 @@ def accumulate(
     # 16 bits hold the popcount of a window of up to 65,535 bits.
     wide_type = "uint16" if 8 * total * window.word_bytes < 1 << 16 else "uint32"
     wide_lanes = lanes // 2 if in_bytes else lanes
-    wide = _zeros(len(narrow), wide_type, wide_lanes)
+    wide = zeros(len(narrow), wide_type, wide_lanes)
 
     def run(row: Expr, first: int, end: int, word: Expr, words: Expr, unit: int) -> None:
         count_all(row, first, end, word, words, unit)
@@ -180,10 +180,3 @@ def _loop(count: Expr) -> Any:
     """A loop over `count` things; none for one thing, because LLVM moves instructions out of the block that such a loop
     leaves, and then all sums wait at its end."""
     return nullcontext(tirx.const(0, "int32")) if isinstance(count, int) and count == 1 else T.serial(0, count)
-
-
-def _zeros(count: int, dtype: str, lanes: int) -> list[Buffer]:
-    made = [local(dtype, lanes) for _ in range(count)]
-    for one in made:
-        T.buffer_store(one, splat(tirx.const(0, dtype), lanes), [ramp(0, lanes)])
-    return made

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from bnncc.kernels import epilogue as ep
-from bnncc.kernels.registers import Buffer, Expr, load, local, ramp, splat
+from bnncc.kernels.registers import Buffer, Expr, load, ramp, splat, zeros
 from bnncc.kernels.tiles import slices
 
 
@@ -46,9 +45,7 @@ def accumulate(
     """Sums of `pixels` pixels, the first one's window starting at `source[at]`, by `vectors` vectors from `block` on:
     pixel p, vector v is number p * vectors + v."""
     everything = ramp(0, lanes)
-    sums = [local("float32", lanes) for _ in range(pixels * vectors)]
-    for total in sums:
-        T.buffer_store(total, splat(tirx.const(0.0, "float32"), lanes), [everything])
+    sums = zeros(pixels * vectors, "float32", lanes)
     first = T.Bind(block * (reduction.size * lanes))
     rows, columns, channels = reduction.extents
     with T.serial(0, rows) as i, T.serial(0, columns) as j, T.serial(0, channels) as k:

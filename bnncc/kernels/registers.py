@@ -33,6 +33,14 @@ def local(dtype: str, lanes: int) -> Buffer:
     return T.alloc_buffer((lanes,), dtype, scope="local")
 
 
+def zeros(count: int, dtype: str, lanes: int) -> list[Buffer]:
+    """So many vectors of `local`, all 0: accumulators."""
+    made = [local(dtype, lanes) for _ in range(count)]
+    for one in made:
+        T.buffer_store(one, splat(tirx.const(0, dtype), lanes), [ramp(0, lanes)])
+    return made
+
+
 def load(buffer: Buffer, index: Expr, lanes: int, valid: int | None = None) -> Expr:
     """`lanes` values from `index` on. With `valid` < lanes only the first `valid` are read, the others are 0."""
     if valid is None or valid >= lanes:

@@ -22,7 +22,7 @@ from tvm.tirx.script.builder import ir as T
 
 from bnncc.kernels import byte_counts, pairwise
 from bnncc.kernels import epilogue as ep
-from bnncc.kernels.registers import Buffer, Expr, cast, load, local, ramp, splat
+from bnncc.kernels.registers import Buffer, Expr, cast, load, ramp, splat, zeros
 from bnncc.kernels.shares import share
 from bnncc.kernels.tiles import SLICE, Grid, arg, epilogue_args
 from bnncc.targets.target import Target, Tile, Work
@@ -151,8 +151,7 @@ def _count_channels(
         at = T.Bind(in_base * pixel_words + group * words)
         totals = byte_counts.accumulate(_window(shape, words, 1), tile, target, bits, at, weights, weight_base)
     else:
-        totals = [local(dtype, lanes) for _ in range(tile.pixels * tile.vectors)]
-        _clear(totals, dtype, lanes)
+        totals = zeros(tile.pixels * tile.vectors, dtype, lanes)
         with T.serial(0, kernel_h) as kh, T.serial(0, kernel_w) as kw, T.serial(0, words) as word:
             tap = kh * kernel_w + kw
             first = weight_base + (tap * words + word) * lanes
@@ -218,8 +217,3 @@ def _window(shape: Shape, words: int, word_bytes: int) -> byte_counts.Window:
         pixel=shape.strides[1] * pixel,
         below=shape.strides[0] * shape.in_width * pixel,
     )
-
-
-def _clear(totals: list[Buffer], dtype: str, lanes: int) -> None:
-    for total in totals:
-        T.buffer_store(total, splat(tirx.const(0, dtype), lanes), [ramp(0, lanes)])

@@ -1,5 +1,6 @@
 """Kernels on packed bits against numpy: all equal, borders and tail bits included."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,15 @@ from tests.kernels.checks import check
 
 Array = npt.NDArray[Any]
 SETTINGS = settings(max_examples=25, deadline=None)
+
+
+def x86_stands_in(test: Callable[..., None]) -> Callable[..., None]:
+    """Byte lanes as ARM has them, by the byte lanes of any x86."""
+    only_here: Callable[..., None] = pytest.mark.skipif(cpu.machine() != "x86_64", reason="runs byte lanes on x86")(
+        test
+    )
+    slow: Callable[..., None] = pytest.mark.slow(only_here)
+    return slow
 
 
 def random_bits(random: np.random.Generator, shape: tuple[int, ...], layout: ep.BitLayout) -> Array:
@@ -90,8 +100,7 @@ def test_xnor_conv2d(target: Target, data: st.DataObject) -> None:
     check_xnor_conv2d(target, data, kernel, data.draw(st.integers(1, 5)), data.draw(st.integers(1, 17)))
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(cpu.machine() != "x86_64", reason="runs byte lanes on x86")
+@x86_stands_in
 @SETTINGS
 @given(data=st.data())
 def test_tiles_of_several_rows(data: st.DataObject) -> None:
@@ -104,8 +113,7 @@ def test_tiles_of_several_rows(data: st.DataObject) -> None:
     check_xnor_conv2d(target, data, kernel, tile_rows * data.draw(st.integers(1, 3)), width)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(cpu.machine() != "x86_64", reason="runs byte lanes on x86")
+@x86_stands_in
 @SETTINGS
 @given(data=st.data())
 def test_lanes_that_are_bytes_of_the_window(data: st.DataObject) -> None:
@@ -118,8 +126,7 @@ def test_lanes_that_are_bytes_of_the_window(data: st.DataObject) -> None:
     check_xnor_conv2d(target, data, kernel, rows, width, channels_of=(121, 128, 250, 384, 1024))
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(cpu.machine() != "x86_64", reason="runs byte lanes on x86")
+@x86_stands_in
 @SETTINGS
 @given(data=st.data())
 def test_lanes_broadcast_from_registers(data: st.DataObject) -> None:
