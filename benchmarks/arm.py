@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from benchmarks import hot_loop, layers
 from benchmarks.progress import Tell
-from bnncc.build.codegen import compile_object
+from bnncc.codegen.llvm import compile_object
 from bnncc.targets import TARGETS
 
 # Target -> core that its hot loops are modelled on. LLVM has no model of Cortex-A7 or A53 for 32-bit code.

@@ -16,8 +16,8 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from bnncc import compiler, targets
-from bnncc.build.assemble import assemble
-from bnncc.build.codegen import compile_object
+from bnncc.codegen.assemble import assemble
+from bnncc.codegen.llvm import compile_object
 from bnncc.targets.target import Target
 
 QEMU = {"aarch64": "qemu-aarch64-static", "armv7l": "qemu-arm-static"}

@@ -9,10 +9,10 @@ import numpy.typing as npt
 from tvm import tirx
 
 from benchmarks.native import Array
-from bnncc import bitpack
 from bnncc.kernels import conv2d, dense, depthwise, global_pool, pack, pool2d, xnor_conv2d
-from bnncc.kernels import epilogue as ep
+from bnncc.ops import bitpack
 from bnncc.targets.target import Target
+from bnncc.tir import epilogue as ep
 
 # (input channels, output channels, output extent, stride) of the 3x3 layers; the first four are QuickNet's, too.
 RESNET18 = ((64, 64, 56, 1), (128, 128, 28, 1), (256, 256, 14, 1), (512, 512, 7, 1))

@@ -14,13 +14,13 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from bnncc import cpu
-from bnncc.build.codegen import compile_object
-from bnncc.build.entry import build_entry
-from bnncc.build.link import link
-from bnncc.kernels import shares
+from bnncc.codegen.entry import build_entry
+from bnncc.codegen.link import link
+from bnncc.codegen.llvm import compile_object
+from bnncc.runtime import cpu
 from bnncc.targets import TARGETS
 from bnncc.targets.target import Target
+from bnncc.tir import shares
 
 Array = npt.NDArray[Any]
 

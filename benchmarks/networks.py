@@ -11,10 +11,10 @@ from benchmarks.layer_times import ideal_us
 from benchmarks.peaks import Peaks
 from benchmarks.progress import Tell
 from benchmarks.timing import PATIENCE, SLOWED, FullSpeed, Median, Timed, medians, repeat, timed
-from bnncc.artifact import Layer
 from bnncc.bench import baseline
 from bnncc.bench.report import example
-from bnncc.runtime import Binding, Model
+from bnncc.runtime.artifact import Layer
+from bnncc.runtime.model import Binding, Model
 
 NETWORKS = ("bireal_resnet18", "quicknet", "reactnet18", "vgg_small", "digits_net")
 INT8 = ("bireal_resnet18", "quicknet")  # measured with their float convolutions in 8-bit integers, too

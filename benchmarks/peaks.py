@@ -11,10 +11,10 @@ from tvm.tirx.script.builder import ir as T
 
 from benchmarks.native import aligned, bind, open_library
 from benchmarks.timing import FullSpeed, best
-from bnncc.kernels import peak
-from bnncc.kernels.registers import Expr, ramp
-from bnncc.kernels.tiles import arg
+from bnncc.codegen import peak
 from bnncc.targets.target import Target
+from bnncc.tir.registers import Expr, ramp
+from bnncc.tir.tiles import arg
 
 _ITERATIONS = 10_000  # of a peak loop in one call
 _PIECE = 200  # the same, for watching the core

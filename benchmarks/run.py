@@ -64,8 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables as Markdown")
     options = parser.parse_args(arguments)
     from benchmarks import timing
-    from bnncc import atomic
     from bnncc.bench import machine
+    from bnncc.runtime import atomic
 
     report = Report()
     cores = os.sched_getaffinity(0)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-    from bnncc.artifact import Artifact
-    from bnncc.runtime import Model
+    from bnncc.runtime.artifact import Artifact
+    from bnncc.runtime.model import Model
 
 __version__ = "0.1.0"
 
@@ -51,7 +51,7 @@ def compile(
 
 
 def load(source: str | os.PathLike[str] | Artifact, threads: int = 1) -> Model:
-    """Make an artifact ready to run on this machine; see `bnncc.runtime.load`."""
-    from bnncc import runtime
+    """Make an artifact ready to run on this machine; see `bnncc.runtime.model.load`."""
+    from bnncc.runtime import model as runtime
 
     return runtime.load(source, threads)

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bnncc import targets
-from bnncc.artifact import Artifact
-from bnncc.errors import ArtifactError, BnnccError
 from bnncc.progress import Progress
+from bnncc.runtime.artifact import Artifact
+from bnncc.runtime.errors import ArtifactError, BnnccError
 from bnncc.targets.target import Target
 
 COMPILERS = ("apache-tvm", "apache-tvm-ffi", "numpy", "onnx", "ziglang")

@@ -18,14 +18,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bnncc import runtime, targets
-from bnncc.artifact import Artifact, Calibration, Tensor
-from bnncc.errors import InputError
-from bnncc.npz import LABELS
+from bnncc import targets
 from bnncc.passes.quantize_convs import QuantizeConvs, Range
 from bnncc.passes.watch_convs import WATCHED, WatchConvs
 from bnncc.progress import Progress
-from bnncc.runtime import Array, Model
+from bnncc.runtime import model as runtime
+from bnncc.runtime.artifact import Artifact, Calibration, Tensor
+from bnncc.runtime.errors import InputError
+from bnncc.runtime.model import Array, Model
+from bnncc.runtime.npz import LABELS
 from bnncc.targets.target import Target
 
 Arrays = Mapping[str, Array]

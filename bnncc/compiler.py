@@ -10,16 +10,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnncc import __version__, atomic, targets
-from bnncc.artifact import FORMAT, Artifact, Layer, Manifest, PassRecord, Tensor
+from bnncc import __version__, targets
 from bnncc.progress import Progress
+from bnncc.runtime import atomic
+from bnncc.runtime.artifact import FORMAT, Artifact, Layer, Manifest, PassRecord, Tensor
 from bnncc.targets.target import Target
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from bnncc.build.program import Program
     from bnncc.frontend.importer import Imported
+    from bnncc.selection.program import Program
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -74,8 +75,8 @@ def build(
 ) -> Artifact:
     """One compilation; `float_convs` as in `passes.pipeline`. Outputs that a pass added are named WATCHED and a
     number."""
-    from bnncc.build.assemble import assemble
-    from bnncc.build.link import link
+    from bnncc.codegen.assemble import assemble
+    from bnncc.codegen.link import link
     from bnncc.passes.watch_convs import WATCHED
 
     imported, program, passes = lower(
@@ -124,9 +125,9 @@ def lower(
     progress: Progress | None = None,
 ) -> tuple[Imported, Program, tuple[PassRecord, ...]]:
     """The first half of `compile`: file -> Relax -> passes -> kernels, before any machine code."""
-    from bnncc.build.select import select
     from bnncc.frontend.importer import from_onnx
     from bnncc.passes import pipeline
+    from bnncc.selection.select import select
 
     if dump_ir:
         atomic.make_folder(dump_ir)

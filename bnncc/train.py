@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from bnncc.errors import InputError, OptionError
 from bnncc.nn.layer import BinaryLayer
+from bnncc.runtime.errors import InputError, OptionError
 
 
 def train(

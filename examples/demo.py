@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 import bnncc
-from bnncc import atomic
 from bnncc.bench.report import Bench, bench
+from bnncc.runtime import atomic
 from examples.digits import train_digits
 
 Images = npt.NDArray[np.float32]

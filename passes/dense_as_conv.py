@@ -38,8 +38,7 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from bnncc import bitpack
-from bnncc.ops import arguments, binary_conv2d
+from bnncc.ops import arguments, binary_conv2d, bitpack
 from bnncc.passes import dataflow
 from bnncc.passes.to_nhwc import OUTWARD
 

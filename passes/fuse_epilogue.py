@@ -57,11 +57,10 @@ from typing import Any
 import tvm
 from tvm import relax
 
-from bnncc import bitpack
-from bnncc.kernels.epilogue import BitLayout, can_pack
-from bnncc.ops import pack, spans, threshold, xnor_conv2d
+from bnncc.ops import bitpack, pack, spans, threshold, xnor_conv2d
 from bnncc.passes import dataflow
 from bnncc.passes.elementwise import MEANINGS, is_per_channel
+from bnncc.tir.epilogue import BitLayout, can_pack
 
 # Operators that begin a group.
 ANCHORS = frozenset(

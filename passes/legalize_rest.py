@@ -41,9 +41,9 @@ from typing import Any
 import tvm
 from tvm import relax
 
-from bnncc.errors import ModelError
 from bnncc.ops import spans
 from bnncc.passes import dataflow
+from bnncc.runtime.errors import ModelError
 
 _KEPT = frozenset({"reshape", "call_tir"})
 

@@ -52,8 +52,7 @@ import numpy as np
 import numpy.typing as npt
 from tvm import relax
 
-from bnncc import bitpack
-from bnncc.ops import arguments, binarize, binary_conv2d, or_pool2d, pack, pad_bits, spans, xnor_conv2d
+from bnncc.ops import arguments, binarize, binary_conv2d, bitpack, or_pool2d, pack, pad_bits, spans, xnor_conv2d
 from bnncc.ops.window import Window
 from bnncc.passes import dataflow
 from bnncc.passes.elementwise import is_per_channel

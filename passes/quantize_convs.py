@@ -58,7 +58,7 @@ from bnncc.passes.watch_convs import float_convs
 FEWEST_MACS = 200_000
 FEWEST_MACS_PER_INPUT = 32
 LARGEST_WEIGHT = 127
-_GROUP = 4  # values that a machine reads at a time, see kernels/int8_dot.py
+_GROUP = 4  # values that a machine reads at a time, see tir/int8_dot.py
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The machines an artifact can be compiled for: `TARGETS` by name, and `find`, which also knows `native`."""
 
-from bnncc.errors import OptionError
+from bnncc.runtime.errors import OptionError
 from bnncc.targets.arm import ARM, RPI3, RPI4, RPI5, RPI_ZERO2W
 from bnncc.targets.armv7 import ARMV7
 from bnncc.targets.target import Target
@@ -23,7 +23,7 @@ def find(name: str) -> Target:
         return TARGETS[name]
     if name != "native":
         raise OptionError(f"target: {name!r} is not known; choose one of native, {', '.join(TARGETS)}")
-    from bnncc import cpu
+    from bnncc.runtime import cpu
 
     here, machine = cpu.features(), cpu.machine()
     for target in TARGETS.values():

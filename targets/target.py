@@ -30,7 +30,7 @@ class Tile:
     each of `rows` rows of the output, which must divide its height.
 
     lanes: what the byte lanes of a binary accumulator are, "channels" or "bytes" of the window, see
-    kernels/byte_counts.py. With bytes, for which a pixel must have whole vectors of them, `vectors` (1, 2, 4 or 8)
+    tir/byte_counts.py. With bytes, for which a pixel must have whole vectors of them, `vectors` (1, 2, 4 or 8)
     counts single channels.
     """
 
@@ -52,7 +52,7 @@ class Target:
     vector_bits: width of the vectors that the kernels use. lane_bits: width of a popcount lane: 64 where the machine
     counts the bits of 64-bit lanes in one instruction, 8 where it counts bytes (and sums are flushed to 16 bits).
     int8_dot: how 8-bit integers are multiplied: "vnni", "madd", "sdot", "smlal" or "vmlal" (see
-    kernels/int8_dot.py), "" where float32 is as fast.
+    tir/int8_dot.py), "" where float32 is as fast.
     broadcasts_lanes: whether broadcasting lanes of a register is better than broadcasting each byte from memory.
     pointer_bits: width of an address, and of the size that memset and memcpy take.
     options: of LLVM's code generator, as TVM writes them ("-name:type=value").

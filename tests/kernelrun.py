@@ -12,14 +12,14 @@ import numpy.typing as npt
 import pytest
 from tvm import tirx
 
-from bnncc import cpu
-from bnncc.build.codegen import compile_object
-from bnncc.build.entry import build_entry
-from bnncc.build.link import link
-from bnncc.build.memory_plan import ALIGNMENT
-from bnncc.kernels import shares
+from bnncc.codegen.entry import build_entry
+from bnncc.codegen.link import link
+from bnncc.codegen.llvm import compile_object
+from bnncc.codegen.memory_plan import ALIGNMENT
+from bnncc.runtime import cpu
 from bnncc.targets import TARGETS
 from bnncc.targets.target import Target
+from bnncc.tir import shares
 
 Array = npt.NDArray[Any]
 Test = TypeVar("Test", bound=Callable[..., None])

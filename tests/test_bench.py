@@ -7,9 +7,9 @@ from itertools import count
 import numpy as np
 import pytest
 
-from bnncc.artifact import Layer, Tensor
 from bnncc.bench import latency, machine, profile, report
 from bnncc.bench.latency import Latency
+from bnncc.runtime.artifact import Layer, Tensor
 
 
 def layer(*, binary: bool, macs: int) -> Layer:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bnncc import cache, targets
-from bnncc.errors import ModelError
-from tests.test_artifact import sample
+from bnncc.runtime.errors import ModelError
+from tests.runtime.test_artifact import sample
 
 TARGET = targets.find("x86-avx2")
 

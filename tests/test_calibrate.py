@@ -12,11 +12,12 @@ import pytest
 from click.testing import CliRunner
 
 import bnncc
-from bnncc import bitpack, calibrate, cli, npz
-from bnncc.artifact import Artifact, Tensor
-from bnncc.errors import InputError
-from bnncc.ops import binarize, binary_conv2d, conv2d_int8, quantize
+from bnncc import calibrate, cli
+from bnncc.ops import binarize, binary_conv2d, bitpack, conv2d_int8, quantize
 from bnncc.passes.quantize_convs import Range
+from bnncc.runtime import npz
+from bnncc.runtime.artifact import Artifact, Tensor
+from bnncc.runtime.errors import InputError
 from tests.onnxmodels import binary, model, node
 
 Array = npt.NDArray[Any]

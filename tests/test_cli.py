@@ -13,9 +13,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 import bnncc
-from bnncc import cli, openmp
-from bnncc.artifact import Artifact
+from bnncc import cli
 from bnncc.cli import doctor
+from bnncc.runtime import openmp
+from bnncc.runtime.artifact import Artifact
 from tests import toys
 
 LEFT = np.array([[1, -2, 3], [-4, 5, 6]], np.float32)
@@ -295,7 +296,7 @@ def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def bug(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("bnncc.cpu.features", bug)
+    monkeypatch.setattr("bnncc.runtime.cpu.features", bug)
     assert isinstance(bnncc_command("targets").exception, ZeroDivisionError)
 
 

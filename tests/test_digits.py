@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import bnncc
-from bnncc.errors import ArtifactError
+from bnncc.runtime.errors import ArtifactError
 from examples.digits import train_digits
 from tests.arm.emulate import needs_qemu, run
 

@@ -10,8 +10,9 @@ import onnx
 import pytest
 
 import bnncc
-from bnncc import compiler, cpu, targets
-from bnncc.runtime import Model
+from bnncc import compiler, targets
+from bnncc.runtime import cpu
+from bnncc.runtime.model import Model
 from tests import networks
 
 Array = npt.NDArray[Any]

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import bnncc
-from bnncc import bitpack, cpu
+from bnncc.ops import bitpack
+from bnncc.runtime import cpu
 from bnncc.targets import TARGETS
 from tests.onnxmodels import Array, binary, model, node
 

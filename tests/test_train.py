@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from bnncc.errors import InputError, OptionError
 from bnncc.models import digits_net
 from bnncc.nn import BinaryConv2d, BinaryLinear
+from bnncc.runtime.errors import InputError, OptionError
 from bnncc.train import accuracy, train
 from examples.digits import load_digits, train_digits
 

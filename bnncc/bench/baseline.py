@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from bnncc.artifact import Manifest
-from bnncc.errors import ModelError, OptionError
-from bnncc.runtime import Array
+from bnncc.runtime.artifact import Manifest
+from bnncc.runtime.errors import ModelError, OptionError
+from bnncc.runtime.model import Array
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from bnncc import __version__, cpu
+from bnncc import __version__
+from bnncc.runtime import cpu
 
 
 def describe() -> dict[str, object]:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bnncc.artifact import Layer
 from bnncc.bench import latency
-from bnncc.runtime import Binding, Model
+from bnncc.runtime.artifact import Layer
+from bnncc.runtime.model import Binding, Model
 
 FEWEST_SWEEPS = 10
 PEAK_SECONDS = 0.03

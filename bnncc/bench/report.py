@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bnncc.artifact import Tensor
 from bnncc.bench import baseline as peers
 from bnncc.bench import machine
 from bnncc.bench import profile as profiles
 from bnncc.bench.latency import Latency, clock_overhead_us, measure
-from bnncc.runtime import Array, Model
+from bnncc.runtime.artifact import Tensor
+from bnncc.runtime.model import Array, Model
 
 SCHEMA = 1
 REST_SECONDS = 0.05  # before each block, where another pool of threads may still be looking for work

@@ -7,7 +7,7 @@ Exit codes: 0 done, 1 an error in the input, 2 wrong usage, 3 a budget or accura
 import importlib
 
 from bnncc import __version__
-from bnncc.errors import BnnccError
+from bnncc.runtime.errors import BnnccError
 
 try:
     import click

@@ -11,7 +11,7 @@ import click
 from bnncc.cli import output
 
 if TYPE_CHECKING:
-    from bnncc.artifact import Artifact, Calibration
+    from bnncc.runtime.artifact import Artifact, Calibration
 
 QUANTIZE = "bnncc.QuantizeConvs"
 
@@ -53,7 +53,8 @@ def command(
     path = Path(out) if out is not None else Path(model).parent / f"{Path(model).stem}.bnn"
     output.check_output(path, model)
     from bnncc import cache as kept
-    from bnncc import compiler, npz
+    from bnncc import compiler
+    from bnncc.runtime import npz
 
     samples = npz.read_any(calibrate) if calibrate is not None else None
 

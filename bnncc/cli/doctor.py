@@ -12,7 +12,7 @@ from importlib import metadata
 import click
 
 from bnncc.cli import output
-from bnncc.errors import OptionError
+from bnncc.runtime.errors import OptionError
 
 # As in pyproject.toml; a test holds the two together.
 PINS = {"apache-tvm": "0.27.0.post1", "apache-tvm-ffi": "0.1.14.post1", "ziglang": "0.17.0"}
@@ -53,7 +53,8 @@ def command(json_file: str | None) -> None:
 
 
 def _checks() -> Iterator[Check]:
-    from bnncc import cpu, targets
+    from bnncc import targets
+    from bnncc.runtime import cpu
 
     ok = sys.version_info >= (3, 11)
     yield Check("python", ok, platform.python_version(), "compile", "" if ok else "use Python 3.11 or newer")

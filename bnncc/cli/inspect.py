@@ -9,7 +9,7 @@ import click
 from bnncc.cli import output
 
 if TYPE_CHECKING:
-    from bnncc.artifact import Layer, PassRecord
+    from bnncc.runtime.artifact import Layer, PassRecord
 
 
 @click.command()
@@ -34,7 +34,7 @@ def command(file: str, target: str | None, shape: tuple[str, ...], verbose: bool
     if file.endswith(".bnn"):
         if target or shapes:
             raise click.UsageError("--target and --shape are for ONNX files; an artifact has its own.")
-        from bnncc.artifact import Artifact
+        from bnncc.runtime.artifact import Artifact
 
         manifest = Artifact.load(file).manifest
         layers, passes, target = manifest.layers, manifest.passes, manifest.target

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from bnncc import atomic
-from bnncc.errors import OptionError
+from bnncc.runtime import atomic
+from bnncc.runtime.errors import OptionError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bnncc.runtime import Model
+    from bnncc.runtime.model import Model
 
 PIPED_WIDTH = 200
 
@@ -102,7 +102,7 @@ threads_option = click.option(
 def load(artifact: str, threads: int) -> "Model":
     """A loaded artifact; what it has to say about threads is a line on standard error."""
     import bnncc
-    from bnncc.openmp import ThreadsWarning
+    from bnncc.runtime.openmp import ThreadsWarning
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ThreadsWarning)

@@ -23,7 +23,7 @@ def command(artifact: str, source: str, out: str, threads: int, json_file: str |
       bnncc run net.bnn -i x.npz -o y.npz
     """
     output.check_output(Path(out), artifact, source)
-    from bnncc import npz
+    from bnncc.runtime import npz
 
     model = output.load(artifact, threads)
     results = model(npz.read(source, model.manifest.inputs))

@@ -14,7 +14,7 @@ def command(json_file: str | None) -> None:
     Example:
       bnncc targets
     """
-    from bnncc import cpu
+    from bnncc.runtime import cpu
     from bnncc.targets import TARGETS
 
     here, machine = cpu.features(), cpu.machine()

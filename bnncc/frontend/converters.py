@@ -17,12 +17,11 @@ import numpy.typing as npt
 from tvm import relax
 from tvm.ir import GenericConst
 
-from bnncc import bitpack
-from bnncc.errors import ModelError
 from bnncc.frontend import pads as padding
 from bnncc.frontend.node import Node, shape_of
 from bnncc.ops import binarize as binarize_op
-from bnncc.ops import binary_conv2d, spans
+from bnncc.ops import binary_conv2d, bitpack, spans
+from bnncc.runtime.errors import ModelError
 
 
 def _per_channel(values: npt.NDArray[Any], rank: int) -> Any:

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 import bnncc
-from bnncc import atomic
-from bnncc.errors import InputError, ModelError
 from bnncc.frontend.packed import PackedLayer, packed_copy
 from bnncc.ops import ONNX_DOMAIN, ONNX_VERSION, binarize, binary_conv, binary_gemm
+from bnncc.runtime import atomic
+from bnncc.runtime.errors import InputError, ModelError
 
 if TYPE_CHECKING:
     import onnx

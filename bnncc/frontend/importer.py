@@ -18,11 +18,11 @@ import tvm
 from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
-from bnncc.errors import ModelError
 from bnncc.frontend import converters, onnx_file
 from bnncc.frontend.node import Node, shape_of
 from bnncc.ops import ONNX_DOMAIN, spans
 from bnncc.ops.relax import register
+from bnncc.runtime.errors import ModelError
 
 if TYPE_CHECKING:
     import onnx

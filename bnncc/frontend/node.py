@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tvm import relax, tirx
 from tvm.ir import GenericConst
 
-from bnncc.errors import ModelError
+from bnncc.runtime.errors import ModelError
 
 
 @dataclass(frozen=True)

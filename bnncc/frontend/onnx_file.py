@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bnncc.errors import ModelError, OptionError
+from bnncc.runtime.errors import ModelError, OptionError
 
 if TYPE_CHECKING:
     import onnx

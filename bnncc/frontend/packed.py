@@ -9,13 +9,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from bnncc import bitpack
-from bnncc.errors import ModelError
 from bnncc.nn.conv import BinaryConvolution
 from bnncc.nn.layer import BinaryLayer
 from bnncc.nn.linear import BinaryLinear
 from bnncc.nn.quantizers import Bits, Sign
-from bnncc.ops import ONNX_DOMAIN, ONNX_VERSION, binarize, binary_conv, binary_gemm
+from bnncc.ops import ONNX_DOMAIN, ONNX_VERSION, binarize, binary_conv, binary_gemm, bitpack
+from bnncc.runtime.errors import ModelError
 
 
 def packed_copy(module: nn.Module) -> nn.Module:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bnncc.errors import ModelError
 from bnncc.ops.window import output_size
+from bnncc.runtime.errors import ModelError
 
 if TYPE_CHECKING:
     from bnncc.frontend.node import Node

@@ -13,13 +13,13 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from bnncc.kernels import epilogue as ep
-from bnncc.kernels import products
-from bnncc.kernels.copies import copy, fill
-from bnncc.kernels.registers import Expr
-from bnncc.kernels.shares import share, within
-from bnncc.kernels.tiles import Grid, arg, epilogue_args, float_lanes, float_tile
 from bnncc.targets.target import Target, Work
+from bnncc.tir import epilogue as ep
+from bnncc.tir import products
+from bnncc.tir.copies import copy, fill
+from bnncc.tir.registers import Expr
+from bnncc.tir.shares import share, within
+from bnncc.tir.tiles import Grid, arg, epilogue_args, float_lanes, float_tile
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from bnncc.kernels import epilogue as ep
-from bnncc.kernels.int8_dot import Dot, dot
-from bnncc.kernels.registers import Buffer, Expr, load, local, ramp
-from bnncc.kernels.shares import share
-from bnncc.kernels.tiles import Grid, arg, epilogue_args, float_lanes, float_tile, slices
 from bnncc.targets.target import Target, Work
+from bnncc.tir import epilogue as ep
+from bnncc.tir.int8_dot import Dot, dot
+from bnncc.tir.registers import Buffer, Expr, load, local, ramp
+from bnncc.tir.shares import share
+from bnncc.tir.tiles import Grid, arg, epilogue_args, float_lanes, float_tile, slices
 
 
 @dataclass(frozen=True)

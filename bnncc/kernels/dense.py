@@ -11,12 +11,12 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from bnncc.kernels import epilogue as ep
-from bnncc.kernels import products
-from bnncc.kernels.registers import Expr
-from bnncc.kernels.shares import share
-from bnncc.kernels.tiles import arg, block_count, epilogue_args, float_lanes, float_tile, walk_blocks, walk_row
 from bnncc.targets.target import Target, Work
+from bnncc.tir import epilogue as ep
+from bnncc.tir import products
+from bnncc.tir.registers import Expr
+from bnncc.tir.shares import share
+from bnncc.tir.tiles import arg, block_count, epilogue_args, float_lanes, float_tile, walk_blocks, walk_row
 
 
 @dataclass(frozen=True)

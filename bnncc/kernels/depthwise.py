@@ -12,12 +12,12 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from bnncc.kernels import epilogue as ep
-from bnncc.kernels.registers import Expr, load, local, ramp, splat
-from bnncc.kernels.shares import share
-from bnncc.kernels.tiles import arg, each_slice, epilogue_args, float_lanes
-from bnncc.kernels.windows import Taps, Window, walk_windows
 from bnncc.targets.target import Target
+from bnncc.tir import epilogue as ep
+from bnncc.tir.registers import Expr, load, local, ramp, splat
+from bnncc.tir.shares import share
+from bnncc.tir.tiles import arg, each_slice, epilogue_args, float_lanes
+from bnncc.tir.windows import Taps, Window, walk_windows
 
 _PIXELS = 4  # computed together
 

@@ -6,11 +6,11 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from bnncc.kernels import epilogue as ep
-from bnncc.kernels.registers import Expr, load
-from bnncc.kernels.shares import share
-from bnncc.kernels.tiles import arg, each_slice, epilogue_args, float_lanes
 from bnncc.targets.target import Target
+from bnncc.tir import epilogue as ep
+from bnncc.tir.registers import Expr, load
+from bnncc.tir.shares import share
+from bnncc.tir.tiles import arg, each_slice, epilogue_args, float_lanes
 
 
 @dataclass(frozen=True)

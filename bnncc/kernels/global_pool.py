@@ -6,11 +6,11 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from bnncc.kernels import epilogue as ep
-from bnncc.kernels.registers import Expr, load, local, ramp, splat
-from bnncc.kernels.shares import share
-from bnncc.kernels.tiles import arg, each_slice, epilogue_args, float_lanes, slice_count
 from bnncc.targets.target import Target
+from bnncc.tir import epilogue as ep
+from bnncc.tir.registers import Expr, load, local, ramp, splat
+from bnncc.tir.shares import share
+from bnncc.tir.tiles import arg, each_slice, epilogue_args, float_lanes, slice_count
 
 _VECTORS = 4  # of channels taken together: one cache line after the other
 _CHAINS = 2  # pixels added side by side, because each addition waits for the one before

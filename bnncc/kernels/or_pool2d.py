@@ -7,13 +7,13 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from bnncc.kernels import epilogue as ep
-from bnncc.kernels.copies import runs
-from bnncc.kernels.registers import Expr, local, ramp, splat
-from bnncc.kernels.shares import share
-from bnncc.kernels.tiles import arg
-from bnncc.kernels.windows import Taps, Window, walk_windows
 from bnncc.targets.target import Target
+from bnncc.tir import epilogue as ep
+from bnncc.tir.copies import runs
+from bnncc.tir.registers import Expr, local, ramp, splat
+from bnncc.tir.shares import share
+from bnncc.tir.tiles import arg
+from bnncc.tir.windows import Taps, Window, walk_windows
 
 _PIXELS = 4  # computed together
 

@@ -9,11 +9,11 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from bnncc.kernels import epilogue as ep
-from bnncc.kernels.registers import Expr, bits_of, load, splat
-from bnncc.kernels.shares import share
-from bnncc.kernels.tiles import SLICE, arg
 from bnncc.targets.target import Target
+from bnncc.tir import epilogue as ep
+from bnncc.tir.registers import Expr, bits_of, load, splat
+from bnncc.tir.shares import share
+from bnncc.tir.tiles import SLICE, arg
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from bnncc.kernels import epilogue as ep
-from bnncc.kernels.copies import copy
-from bnncc.kernels.registers import Expr
-from bnncc.kernels.shares import share
-from bnncc.kernels.tiles import arg
 from bnncc.targets.target import Target
+from bnncc.tir import epilogue as ep
+from bnncc.tir.copies import copy
+from bnncc.tir.registers import Expr
+from bnncc.tir.shares import share
+from bnncc.tir.tiles import arg
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from bnncc.kernels.copies import fill, runs
-from bnncc.kernels.registers import Buffer, Expr, cast, load, ramp, splat
-from bnncc.kernels.shares import share, within
-from bnncc.kernels.tiles import arg, float_lanes
 from bnncc.ops.quantize import LIMITS
 from bnncc.targets.target import Target
+from bnncc.tir.copies import fill, runs
+from bnncc.tir.registers import Buffer, Expr, cast, load, ramp, splat
+from bnncc.tir.shares import share, within
+from bnncc.tir.tiles import arg, float_lanes
 
 _MAGIC = 1.5 * 2**23
 _MAGIC_BITS = 0x4B400000

@@ -6,10 +6,10 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from bnncc.kernels.registers import Expr, load, ramp
-from bnncc.kernels.shares import share
-from bnncc.kernels.tiles import arg, each_slice, slice_count
 from bnncc.targets.target import Target
+from bnncc.tir.registers import Expr, load, ramp
+from bnncc.tir.shares import share
+from bnncc.tir.tiles import arg, each_slice, slice_count
 
 _BLOCK = 8  # rows and columns of what is transposed at a time: parts of cache lines that are read and written once
 

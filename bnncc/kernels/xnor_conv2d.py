@@ -20,12 +20,12 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from bnncc.kernels import byte_counts, pairwise
-from bnncc.kernels import epilogue as ep
-from bnncc.kernels.registers import Buffer, Expr, cast, load, ramp, splat, zeros
-from bnncc.kernels.shares import share
-from bnncc.kernels.tiles import SLICE, Grid, arg, epilogue_args
 from bnncc.targets.target import Target, Tile, Work
+from bnncc.tir import byte_counts, pairwise
+from bnncc.tir import epilogue as ep
+from bnncc.tir.registers import Buffer, Expr, cast, load, ramp, splat, zeros
+from bnncc.tir.shares import share
+from bnncc.tir.tiles import SLICE, Grid, arg, epilogue_args
 
 
 @dataclass(frozen=True)

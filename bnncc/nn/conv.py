@@ -17,8 +17,8 @@ from torch import Tensor, device, nn
 from torch import dtype as torch_dtype
 from torch.nn import functional
 
-from bnncc.errors import OptionError
 from bnncc.nn.layer import Activation, BinaryLayer, Scale
+from bnncc.runtime.errors import OptionError
 
 
 class BinaryConvolution(BinaryLayer):

@@ -4,8 +4,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from bnncc.errors import OptionError
 from bnncc.nn.quantizers import Bits, Sign
+from bnncc.runtime.errors import OptionError
 
 Activation = Literal["signs", "bits"]
 Scale = Literal["channel", "layer"] | None

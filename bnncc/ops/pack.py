@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bnncc import bitpack
-from bnncc.ops import arguments
+from bnncc.ops import arguments, bitpack
 
 if TYPE_CHECKING:
     from tvm import relax

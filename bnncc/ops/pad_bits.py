@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bnncc import bitpack
-from bnncc.ops import arguments
+from bnncc.ops import arguments, bitpack
 from bnncc.ops.window import Pads
 
 if TYPE_CHECKING:

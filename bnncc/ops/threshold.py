@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from bnncc import bitpack
-from bnncc.ops import arguments
+from bnncc.ops import arguments, bitpack
 from bnncc.ops.pack import Parameters, check_packing, compute_packed, pack_groups
 
 if TYPE_CHECKING:

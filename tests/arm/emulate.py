@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 
 from bnncc import compiler, targets
-from bnncc.build.assemble import assemble
+from bnncc.codegen.assemble import assemble
 
 Array = npt.NDArray[Any]
 

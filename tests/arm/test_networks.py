@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import bnncc
-from bnncc import cpu, targets
+from bnncc import targets
+from bnncc.runtime import cpu
 from tests import networks
 from tests.arm.emulate import needs_qemu, run
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import bnncc
-from bnncc.errors import InputError, ModelError, OptionError
 from bnncc.models import MODELS
 from bnncc.nn import BinaryConv1d, BinaryConv2d, BinaryLinear, Bits, Sign
+from bnncc.runtime.errors import InputError, ModelError, OptionError
 
 Array = npt.NDArray[Any]
 

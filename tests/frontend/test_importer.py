@@ -11,11 +11,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from bnncc import bitpack
-from bnncc.errors import ModelError, OptionError
 from bnncc.frontend.importer import from_onnx
-from bnncc.ops import spans
+from bnncc.ops import bitpack, spans
 from bnncc.passes.fold_batch_norm import FoldBatchNorm
+from bnncc.runtime.errors import ModelError, OptionError
 from tests.irtest import Array, evaluate, transform
 from tests.onnxmodels import binary, model, node
 

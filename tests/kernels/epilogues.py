@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-from bnncc import bitpack
-from bnncc.kernels import epilogue as ep
+from bnncc.ops import bitpack
+from bnncc.tir import epilogue as ep
 
 Array = npt.NDArray[Any]
 

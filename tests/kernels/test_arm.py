@@ -7,7 +7,8 @@ import pytest
 from tvm import tirx
 
 from benchmarks import hot_loop
-from bnncc.build.codegen import compile_object
+from bnncc.codegen import peak
+from bnncc.codegen.llvm import compile_object
 from bnncc.kernels import (
     conv2d,
     dense,
@@ -17,14 +18,13 @@ from bnncc.kernels import (
     or_pool2d,
     pack,
     pad_bits,
-    peak,
     pool2d,
     transpose,
     xnor_conv2d,
 )
-from bnncc.kernels import epilogue as ep
 from bnncc.targets import TARGETS
 from bnncc.targets.target import Work
+from bnncc.tir import epilogue as ep
 from tests.kernels.epilogues import param, scalar, value
 
 ARM = TARGETS["arm"]

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bnncc import bitpack, cpu
-from bnncc.kernels import epilogue as ep
 from bnncc.kernels import or_pool2d, pad_bits, xnor_conv2d
+from bnncc.ops import bitpack
+from bnncc.runtime import cpu
 from bnncc.targets import TARGETS
 from bnncc.targets.target import Target, Tile
+from bnncc.tir import epilogue as ep
 from tests.kernelrun import each_target, run
 from tests.kernels import epilogues
 from tests.kernels.checks import check

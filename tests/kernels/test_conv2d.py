@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tvm import tirx
 
-from bnncc.kernels import conv2d, dense, depthwise, shares
-from bnncc.kernels import epilogue as ep
+from bnncc.kernels import conv2d, dense, depthwise
 from bnncc.targets.target import Target
+from bnncc.tir import epilogue as ep
+from bnncc.tir import shares
 from tests.kernelrun import call, each_target, load, run
 from tests.kernels.checks import check
 from tests.kernels.epilogues import cases

@@ -11,15 +11,16 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from bnncc.build.codegen import compile_object
-from bnncc.kernels import conv2d_int8, int8_dot, quantize
-from bnncc.kernels import epilogue as ep
-from bnncc.kernels.registers import local, ramp
-from bnncc.kernels.tiles import arg
+from bnncc.codegen.llvm import compile_object
+from bnncc.kernels import conv2d_int8, quantize
 from bnncc.ops import conv2d_int8 as conv2d_int8_op
 from bnncc.ops import quantize as quantize_op
 from bnncc.targets import TARGETS
 from bnncc.targets.target import Target
+from bnncc.tir import epilogue as ep
+from bnncc.tir import int8_dot
+from bnncc.tir.registers import local, ramp
+from bnncc.tir.tiles import arg
 from tests.kernelrun import each_target, run
 from tests.kernels.checks import check
 from tests.kernels.epilogues import cases

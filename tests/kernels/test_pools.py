@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bnncc.kernels import elementwise, global_pool, pack, pool2d, transpose
-from bnncc.kernels import epilogue as ep
 from bnncc.targets.target import Target
+from bnncc.tir import epilogue as ep
 from tests.kernelrun import each_target, run
 from tests.kernels import epilogues
 from tests.kernels.checks import check

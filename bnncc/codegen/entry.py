@@ -1,0 +1,87 @@
+"""The entry points of a compiled network: one straight line of kernel calls, with every address known.
+
+    int32 bnncc_run(in0, ..., out0, ..., uint8* arena)               all calls, in order
+    int32 bnncc_step(int32 step, in0, ..., out0, ..., uint8* arena)  the calls of layer `step` alone, for profiling
+    int32 bnncc_run_threads(int32 threads, void* const* table)       all calls, by several threads: see threads.py
+
+The network's constants lie in the library's read-only data. TVM has no statement for that, so they enter as LLVM IR
+text beside the function that hands out their address.
+"""
+
+from collections.abc import Sequence
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as T
+
+from bnncc.codegen.calls import KernelCall, Memory, invoke
+from bnncc.codegen.llvm import compile_object
+from bnncc.codegen.threads import build_threads, imports
+from bnncc.targets.target import Target
+
+_ESCAPED = [f"\\{byte:02X}" for byte in range(256)]
+
+
+def build_entry(
+    calls: Sequence[KernelCall], inputs: int, outputs: int, constants: bytes, control: int, target: Target
+) -> bytes:
+    """Object code of the entry points and the constants. `control`: the offset in the arena of what threads tell one
+    another."""
+    functions = {
+        "bnncc_run": _entry(calls, inputs, outputs, stepping=False),
+        "bnncc_step": _entry(calls, inputs, outputs, stepping=True),
+        **build_threads(calls, inputs, outputs, control),
+        "memset": _memset(target),
+        "memcpy": _memcpy(target),
+    }
+    return compile_object(functions, target, imports=_constants_as_llvm(constants) + imports(target))
+
+
+def _entry(calls: Sequence[KernelCall], inputs: int, outputs: int, *, stepping: bool) -> tirx.PrimFunc:
+    with IRBuilder() as ib, T.prim_func():
+        step = T.arg("step", T.int32()) if stepping else None
+        memory = Memory(
+            [T.arg(f"in{i}", T.handle()) for i in range(inputs)],
+            [T.arg(f"out{i}", T.handle()) for i in range(outputs)],
+            T.arg("arena", T.handle()),
+        )
+        for call in calls:
+            whole = invoke(call, memory, (call.begin, call.end))
+            if step is None:
+                T.evaluate(whole)
+            else:
+                with T.If(step == call.step), T.Then():
+                    T.evaluate(whole)
+    return ib.get()
+
+
+def _memset(target: Target) -> tirx.PrimFunc:
+    """LLVM writes loops that fill memory as calls of memset; a library that needs no other has its own. (LLVM knows
+    the names memset and memcpy and does not turn their loops into calls of themselves.)"""
+    with IRBuilder() as ib, T.prim_func():
+        to = T.arg("to", T.buffer((1,), "uint8"))
+        value = T.arg("value", T.int32())
+        size = T.arg("size", T.int64() if target.pointer_bits == 64 else T.int32())
+        with T.serial(tirx.const(0, f"int{target.pointer_bits}"), size) as i:
+            T.buffer_store(to, T.cast(value, "uint8"), [i])
+    return ib.get()
+
+
+def _memcpy(target: Target) -> tirx.PrimFunc:
+    with IRBuilder() as ib, T.prim_func():
+        to = T.arg("to", T.buffer((1,), "uint8"))
+        source = T.arg("source", T.buffer((1,), "uint8"))
+        size = T.arg("size", T.int64() if target.pointer_bits == 64 else T.int32())
+        with T.serial(tirx.const(0, f"int{target.pointer_bits}"), size) as i:
+            T.buffer_store(to, source[i], [i])
+    return ib.get()
+
+
+def _constants_as_llvm(constants: bytes) -> str:
+    """LLVM IR of the constants, 64-byte aligned, and of the function that gives their address."""
+    text = "".join(map(_ESCAPED.__getitem__, constants or b"\0"))
+    size = max(1, len(constants))
+    return (
+        f'@bnncc_data = internal constant [{size} x i8] c"{text}", align 64\n'
+        "define ptr @bnncc_constants() { ret ptr @bnncc_data }\n"
+    )

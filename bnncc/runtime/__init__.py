@@ -1,0 +1,1 @@
+"""What a board needs: artifacts checked, loaded and run, with numpy and the standard library alone."""

@@ -1,0 +1,70 @@
+"""A network as machine code sees it: kernels, the calls of them in order, and constants. What `select` makes of the
+last Relax module and `assemble` turns into a shared library."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from tvm import tirx
+
+from bnncc.runtime.artifact import Layer
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor in memory. `alias` names the value whose bytes it shares (a reshape)."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    alias: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A function to compile. `schedulable`: made by TVM from an operator that has no kernel of ours."""
+
+    symbol: str
+    function: tirx.PrimFunc
+    schedulable: bool = False
+
+
+@dataclass(frozen=True)
+class Call:
+    """One kernel call. Arguments are names of values, or arrays that become constants; `workspace` bytes are lent to
+    the call for its duration, as arguments from position `workspace_at` on.
+
+    padding: a kernel that fills the workspace from the first argument, for each of the `batch` images before the call
+    computes that image.
+    """
+
+    kernel: str
+    inputs: tuple[str | npt.NDArray[np.generic], ...]
+    outputs: tuple[str, ...]
+    layer: Layer
+    workspace: tuple[int, ...] = ()
+    workspace_at: int = 0
+    padding: str = ""
+    batch: int = 1
+
+
+@dataclass
+class Program:
+    """inputs and outputs are names of values, in the order of the network's."""
+
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    values: dict[str, Value] = field(default_factory=dict)
+    kernels: dict[str, Kernel] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+
+    def root(self, name: str) -> str:
+        """The value whose bytes `name` stands for."""
+        while self.values[name].alias:
+            name = self.values[name].alias
+        return name

@@ -1,0 +1,205 @@
+"""Running artifacts here: values, checks of inputs and of the CPU, nothing but numpy loaded."""
+
+import dataclasses
+import gc
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bnncc
+from bnncc.runtime import cpu
+from bnncc.runtime import model as runtime
+from bnncc.runtime.artifact import Artifact
+from bnncc.runtime.errors import ArtifactError, InputError, OptionError
+from tests import toys
+
+ROOT = Path(__file__).parents[2]
+LEFT = np.array([[1, -2, 3], [-4, np.nan, 6]], np.float32)
+RIGHT = np.full((2, 3), 10, np.float32)
+
+
+@pytest.fixture(scope="module")
+def artifact() -> Artifact:
+    return bnncc.compile(toys.add_and_relu())
+
+
+@pytest.fixture
+def model(artifact: Artifact) -> runtime.Model:
+    return bnncc.load(artifact)
+
+
+def test_inputs_in_order_and_by_name(model: runtime.Model) -> None:
+    for given in ((LEFT, RIGHT), ({"right": RIGHT, "left": LEFT},)):
+        results = model(*given)
+        np.testing.assert_array_equal(results["sum"], LEFT + RIGHT)
+        np.testing.assert_array_equal(results["positive"][0], [1, 0, 3])
+
+
+def test_one_output_is_an_array() -> None:
+    y = bnncc.load(bnncc.compile(toys.one_node("Relu")))(np.array([[-1, 0, 2, 3]], np.float32))
+    np.testing.assert_array_equal(y, [[0, 0, 2, 3]])
+
+
+def test_outputs_are_new_each_time(model: runtime.Model) -> None:
+    first = model(LEFT, RIGHT)["sum"].copy()
+    kept = model(LEFT, RIGHT)["sum"]
+    model(RIGHT, RIGHT)
+    np.testing.assert_array_equal(kept, first)
+
+
+def test_any_memory_layout(model: runtime.Model) -> None:
+    unaligned = np.frombuffer(b"x" + LEFT.tobytes(), np.uint8)[1:].view(np.float32).reshape(2, 3)
+    for left in (np.asfortranarray(LEFT), np.repeat(LEFT, 2, axis=1)[:, ::2], unaligned):
+        np.testing.assert_array_equal(model(left, RIGHT)["sum"], LEFT + RIGHT)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "says"),
+    [
+        ((), "found 0 inputs, allowed are 2: 'left', 'right'"),
+        ((LEFT,), "found 1 inputs"),
+        ((LEFT, [1, 2]), "input 'right': found list, allowed is float32 [2, 3] as a numpy array"),
+        ((LEFT, RIGHT.astype(np.float64)), "found float64 [2, 3], allowed is float32 [2, 3]; convert"),
+        ((LEFT, RIGHT.astype(">f4")), "allowed is float32"),
+        ((LEFT[:1], RIGHT), "input 'left': found float32 [1, 3], allowed is float32 [2, 3]; reshape"),
+        (({"left": LEFT},), "found inputs 'left', allowed are exactly 'left', 'right'"),
+        (({"left": LEFT, "right": RIGHT, "more": LEFT},), "allowed are exactly"),
+        (({},), "found inputs none"),
+    ],
+)
+def test_wrong_inputs(model: runtime.Model, inputs: tuple[object, ...], says: str) -> None:
+    with pytest.raises(InputError) as caught:
+        model(*inputs)  # type: ignore[arg-type]
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_binding_runs_on_its_own_arrays(model: runtime.Model) -> None:
+    binding = model.bind(LEFT, RIGHT)
+    binding.run()
+    np.testing.assert_array_equal(binding.outputs["sum"], LEFT + RIGHT)
+    for output in binding.outputs.values():
+        output.fill(0)
+    for index in range(len(model.manifest.layers)):
+        binding.step(index)
+    np.testing.assert_array_equal(binding.outputs["sum"], LEFT + RIGHT)
+    binding.outputs["sum"].fill(7)
+    binding.stepper(len(model.manifest.layers))()
+    assert (binding.outputs["sum"] == 7).all()
+    with pytest.raises(OptionError, match="step 99: allowed are 0 to"):
+        binding.step(99)
+
+
+@pytest.mark.parametrize("kind", list(runtime.PEAK_KINDS))
+def test_peak_counts_macs(model: runtime.Model, kind: str) -> None:
+    few, many = model.peak(kind, 1000), model.peak(kind, 3000)
+    assert few > 0
+    assert many == 3 * few
+
+
+def test_unknown_peak(model: runtime.Model) -> None:
+    with pytest.raises(OptionError, match="allowed are binary, float32, int8"):
+        model.peak("float64", 1)
+
+
+def loaded_libraries() -> int:
+    paths = [Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd")]
+    return sum("memfd:bnncc" in os.readlink(path) for path in paths if path.is_symlink())
+
+
+def test_two_libraries_at_once_and_after_one_is_gone(artifact: Artifact) -> None:
+    relu = bnncc.compile(toys.one_node("Relu"))
+    x = np.array([[-1, 0, 2, 3]], np.float32)
+    gc.collect()
+    loaded = loaded_libraries()
+    first = bnncc.load(artifact)
+    second = bnncc.load(relu)
+    np.testing.assert_array_equal(second(x), [[0, 0, 2, 3]])
+    del first
+    gc.collect()
+    third = bnncc.load(artifact)
+    np.testing.assert_array_equal(third(LEFT, RIGHT)["sum"], LEFT + RIGHT)
+    np.testing.assert_array_equal(second(x), [[0, 0, 2, 3]])
+    del second, third
+    gc.collect()
+    assert loaded_libraries() == loaded
+
+
+def test_threads_wait_for_one_another(model: runtime.Model) -> None:
+    wrong = []
+
+    def work(number: int) -> None:
+        left = np.full((2, 3), number, np.float32)
+        for _ in range(300):
+            if not (model(left, RIGHT)["sum"] == number + 10).all():
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"triple": "aarch64-linux-gnu"}, "is made for aarch64 and this machine is x86_64; compile the model with"),
+        ({"triple": "x86_64-windows-msvc"}, "is made for x86_64-windows-msvc"),
+        ({"cpu_features": ("sse9", "popcnt")}, "needs CPU features this machine lacks: sse9; compile the model with"),
+    ],
+)
+def test_another_cpu(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], says: str
+) -> None:
+    monkeypatch.setattr(cpu, "machine", lambda: "x86_64")
+    monkeypatch.setattr(cpu, "features", lambda: frozenset({"popcnt", "ssse3", "sse4_1", "sse4_2"}))
+    foreign = dataclasses.replace(artifact.manifest, **changes)  # type: ignore[arg-type]
+    with pytest.raises(ArtifactError) as caught:
+        runtime.check_cpu(foreign, "net.bnn")
+    assert says in str(caught.value)
+
+
+def test_a_library_that_is_none(artifact: Artifact) -> None:
+    for library in (b"no machine code", b"\x7fELF" + bytes(100)):
+        digest = hashlib.sha256(library).hexdigest()
+        manifest = dataclasses.replace(artifact.manifest, library_sha256=digest)
+        with pytest.raises(ArtifactError, match="the library cannot be loaded"):
+            bnncc.load(Artifact(manifest, library))
+
+
+def test_a_changed_library_is_not_loaded(artifact: Artifact) -> None:
+    with pytest.raises(ArtifactError, match="SHA-256"):
+        bnncc.load(dataclasses.replace(artifact, library=artifact.library + b"x"))
+
+
+def test_running_imports_numpy_and_the_standard_library_alone(artifact: Artifact, tmp_path: Path) -> None:
+    artifact.save(tmp_path / "toy.bnn")
+    script = f"""
+import sys
+before = set(sys.modules)
+import numpy as np, bnncc
+y = bnncc.load({str(tmp_path / "toy.bnn")!r})(np.ones((2, 3), np.float32), np.ones((2, 3), np.float32))
+assert (y["sum"] == 2).all()
+allowed = set(sys.stdlib_module_names) | {{"numpy", "bnncc"}}
+new = {{name.partition(".")[0] for name in set(sys.modules) - before}}
+# Cython's own bookkeeping, which numpy.random brings in.
+print(*sorted(name for name in new - allowed if not name.startswith(("_cython", "cython"))))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("", "")
+
+
+def test_cpu_features_of_x86_and_arm() -> None:
+    x86 = "processor\t: 0\nflags\t\t: fpu sse2 popcnt\n\nprocessor\t: 1\nflags\t\t: fpu sse2\n"
+    assert cpu.parse_features(x86) == {"fpu", "sse2"}
+    assert cpu.parse_features("Features\t: fp asimd crc32\n") == {"fp", "asimd", "crc32", "neon"}
+    assert cpu.parse_features("Features\t: half thumb neon vfpv4\n") == {"half", "thumb", "neon", "vfpv4"}
+    assert cpu.parse_features("nothing of the kind") == frozenset()
