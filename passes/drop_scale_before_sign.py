@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from tvm import relax
 
 from bnncc.ops import arguments, binarize, spans
@@ -69,6 +70,8 @@ class DropScaleBeforeSign(dataflow.LocalPass):
             return others[0] if (values == 0).all() else None
         if not (values > 0).all():
             self.skipped.append(f"{place}: {int((~(values > 0)).sum())} scales are not positive")
+        elif not np.isfinite(values).all():
+            self.skipped.append(f"{place}: an infinite scale, which makes NaN of 0")
         elif (values < 1).any() and not _is_integer(block, others[0]):
             self.skipped.append(f"{place}: a scale of {values.min()} on real numbers can underflow to zero")
         else:

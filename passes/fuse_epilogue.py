@@ -218,6 +218,10 @@ def _why_not_elementwise(value: Any, name: str, operands: list[Any], extents: tu
         return "" if is_exact else f"astype from {operands[0].ty.dtype} to {value.ty.dtype}"
     if name not in PACKING and str(value.ty.dtype) != "float32":
         return f"{name} in {value.ty.dtype}"
+    if not operands:
+        return f"{name} of constants alone"
+    if name == "nn.prelu" and int(value.attrs.axis) % len(extents) != len(extents) - 1:
+        return "prelu along another axis than the last"
     if any(dataflow.shape(v) != extents for v in operands):
         return f"{name} with an operand that broadcasts over pixels"
     constants = [a for a in value.args if dataflow.is_constant(a)]

@@ -1,7 +1,7 @@
 """Hand what has no kernel of ours to TVM: each such operator becomes call_tir of the loops TVM defines for it.
 
 They are correct and slow; `inspect` lists them. reshape, transposes between NCHW and NHWC, and the calls of fused
-functions stay as they are.
+functions stay as they are. Where TVM's own loops lose a NaN that ONNX keeps (relu, maximum, minimum), they are ours.
 
 Before::
 
@@ -36,10 +36,12 @@ After::
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import tvm
-from tvm import relax
+from tvm import relax, te, tirx, topi
 
 from bnncc.ops import spans
 from bnncc.passes import dataflow
@@ -64,25 +66,34 @@ class LegalizeRest:
         others = {variable: function for variable, function in module.functions.items() if variable.name_hint != "main"}
         builder = relax.BlockBuilder(tvm.IRModule(others))
         mapping: dict[Any, Any] = {}
-        with builder.function("main", list(main.params), dataflow.attributes(main), private=False):
-            with builder.dataflow():
-                for binding in block.bindings:
-                    value = self._legal(builder, builder.normalize(dataflow.replace(binding.value, mapping)))
-                    inner = isinstance(binding.var, relax.DataflowVar)
-                    mapping[binding.var] = builder.emit(value) if inner else builder.emit_output(value)
-                result = dataflow.replace(main.body.body, mapping)
-            builder.emit_func_output(result)
+        try:
+            with builder.function("main", list(main.params), dataflow.attributes(main), private=False):
+                with builder.dataflow():
+                    for binding in block.bindings:
+                        value = self._legal(builder, builder.normalize(dataflow.replace(binding.value, mapping)))
+                        inner = isinstance(binding.var, relax.DataflowVar)
+                        mapping[binding.var] = builder.emit(value) if inner else builder.emit_output(value)
+                    result = dataflow.replace(main.body.body, mapping)
+                builder.emit_func_output(result)
+        except ModelError:
+            with contextlib.suppress(Exception):
+                builder._end_block()  # TVM warns about an open block otherwise
+            raise
         return builder.get() if self.rewrites else module
 
     def _legal(self, builder: relax.BlockBuilder, value: Any) -> Any:
         name = dataflow.name(value)
         if not name or name in _KEPT or _between_layouts(value):
             return value
-        legalize = value.op.get_attr("FLegalize")
-        result = legalize(builder, value) if legalize is not None else value
+        node = spans.name_of(value) or "a node"
+        legalize = _OURS.get(name) or value.op.get_attr("FLegalize")
+        try:
+            result = legalize(builder, value) if legalize is not None else value
+        except Exception as error:
+            lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            raise ModelError(f"{node}: operator {name} cannot be compiled: {lines[-1].strip()}") from None
         if dataflow.name(result) == name:
-            node = spans.name_of(value) or "a node"
-            raise ModelError(f"{node}: operator {name} has no static form; export the model with fixed shapes")
+            raise ModelError(f"{node}: operator {name} cannot be compiled: TVM has no loops of fixed extents for it")
         self.rewrites += 1
         return result
 
@@ -92,3 +103,38 @@ def _between_layouts(value: Any) -> bool:
     if dataflow.name(value) != "permute_dims" or str(value.ty.dtype) != "float32" or len(dataflow.shape(value)) != 4:
         return False
     return [int(axis) for axis in value.attrs.axes or ()] in ([0, 2, 3, 1], [0, 3, 1, 2])
+
+
+def _extreme(op: Callable[..., tirx.PrimExpr], name: str) -> Callable[[relax.BlockBuilder, relax.Call], relax.Expr]:
+    """maximum or minimum. tirx.max and tirx.min give their second operand where the two do not compare."""
+
+    def legal(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+        if not str(call.ty.dtype).startswith("float"):
+            return builder.call_te(getattr(topi, name), *call.args, primfunc_name_hint=name)
+
+        def compute(a: te.Tensor, b: te.Tensor) -> te.Tensor:
+            left, right = topi.broadcast_to(a, call.ty.shape), topi.broadcast_to(b, call.ty.shape)
+            return te.compute(
+                left.shape,
+                lambda *at: tirx.Select(left(*at) != left(*at), left(*at), op(left(*at), right(*at))),
+                name="compute",
+            )
+
+        return builder.call_te(compute, *call.args, primfunc_name_hint=name)
+
+    return legal
+
+
+def _relu(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    def compute(x: te.Tensor) -> te.Tensor:
+        zero = tirx.const(0, str(call.ty.dtype))
+        return te.compute(x.shape, lambda *at: tirx.max(zero, x(*at)), name="compute")
+
+    return builder.call_te(compute, call.args[0], primfunc_name_hint="relu")
+
+
+_OURS: dict[str, Callable[[relax.BlockBuilder, relax.Call], relax.Expr]] = {
+    "maximum": _extreme(tirx.max, "maximum"),
+    "minimum": _extreme(tirx.min, "minimum"),
+    "nn.relu": _relu,
+}

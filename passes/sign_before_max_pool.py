@@ -108,6 +108,8 @@ def _turns(call: Any) -> str:
     name = dataflow.name(call)
     if not all(dataflow.is_constant(c) and is_per_channel(c, dataflow.shape(call)) for c in call.args[1:]):
         return f"{name} with an operand that is not a constant per channel"
+    if not all(np.isfinite(arguments.array(c)).all() for c in call.args[1:]):
+        return f"{name} with a constant that is not finite"
     if name == "nn.leakyrelu" and call.attrs.alpha < 0:
         return "a negative slope"
     if name == "nn.prelu" and not (arguments.array(call.args[1]) >= 0).all():

@@ -30,7 +30,7 @@ class PackedBinarize(nn.Module):
 
     def __init__(self, source: Sign | Bits) -> None:
         super().__init__()
-        self.attributes: dict[str, Any] = {"unipolar": 0}
+        self.attributes: dict[str, Any] = {"unipolar": 0, "threshold": 0.0}
         if isinstance(source, Bits):
             self.attributes = {"unipolar": 1, "threshold": float(source.threshold)}
 

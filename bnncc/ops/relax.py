@@ -21,6 +21,7 @@ from bnncc.ops import (
     threshold,
     xnor_conv2d,
 )
+from bnncc.runtime.errors import ModelError
 
 OPS: tuple[Any, ...] = (
     binarize,
@@ -40,7 +41,10 @@ def register() -> None:
     import tvm
     import tvm.relax.script.parser
     import tvm.script
+    import tvm_ffi
 
+    # An error of ours that is raised inside a pass comes out of TVM as what it was.
+    tvm_ffi.register_error(ModelError)
     known = set(tvm.ir.Op.list_op_names())
     for op in OPS:
         if op.RELAX in known:

@@ -232,12 +232,18 @@ def matmul(call: Any, network: Network, target: Target) -> Anchor:
     )
 
 
+def loaded(call: Any, network: Network) -> Any:
+    """The operand from which a function without an anchor starts."""
+    return next(a for a in call.args if isinstance(a, relax.Var) and isinstance(network.resolve(a), str))
+
+
 def elementwise(call: Any, network: Network, target: Target) -> Anchor:
-    """The first operand of the first step, loaded from memory."""
-    data = network.resolve(call.args[0])
+    """The first operand of the first step that is no constant, loaded from memory."""
+    operand = loaded(call, network)
+    data = network.resolve(operand)
     assert isinstance(data, str)
-    dtype = str(call.args[0].ty.dtype)
-    output = _geometry(call.args[0])
+    dtype = str(operand.ty.dtype)
+    output = _geometry(operand)
     shape = elementwise_kernel.Shape(output, dtype)
     return Anchor(
         kind="elementwise", shape=shape, build=elementwise_kernel.build, geometry=output, inputs=(data,), dtype=dtype
@@ -314,12 +320,11 @@ def _build_bits(kernel: Any) -> Callable[[Any, ep.Epilogue, Target], tirx.PrimFu
 
 
 def _geometry(tensor: Any) -> ep.Geometry:
-    """The extents of a tensor of rank 4 (NHWC) or 2 ([N, C])."""
+    """The extents of a tensor: NHWC of rank 4; of another rank, its last axis are channels, and the others a batch."""
     shape = [int(extent) for extent in tensor.ty.shape.values]
     if len(shape) == 4:
         return ep.Geometry(*shape)
-    assert len(shape) == 2, f"kernels take tensors of rank 2 and 4, this is {shape}"
-    return ep.Geometry(shape[0], 1, 1, shape[1])
+    return ep.Geometry(int(np.prod(shape[:-1], dtype=np.int64)), 1, 1, shape[-1])
 
 
 def _outputs(output: ep.Geometry) -> int:

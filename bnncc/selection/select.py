@@ -13,7 +13,7 @@ from tvm import relax, tirx
 from bnncc.kernels import transpose
 from bnncc.ops import arguments, pack, spans, threshold
 from bnncc.runtime.artifact import Layer
-from bnncc.selection.anchors import ANCHORS, Anchor
+from bnncc.selection.anchors import ANCHORS, Anchor, loaded
 from bnncc.selection.program import Call, Kernel, Program, Value
 from bnncc.selection.steps import Collector, Source, bit_layout
 from bnncc.targets.target import Target
@@ -135,7 +135,7 @@ class _Selection:
         anchored = kind != "elementwise"
         anchor = ANCHORS[kind](first, scope, self.target)
         collector = Collector(anchor.geometry, scope.resolve, self.shape, dtypes=[anchor.dtype])
-        collector.values[first_var if anchored else first.args[0]] = anchor.result
+        collector.values[first_var if anchored else loaded(first, scope)] = anchor.result
         for step_var, step in steps[1:] if anchored else steps:
             collector.add(step_var, step)
         epilogue = collector.epilogue(results)

@@ -5,6 +5,7 @@ plain data: parameters, steps, outputs. Any number of outputs is allowed, so one
 and the packed signs that the next binary layer reads. Tensors are NHWC.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -105,8 +106,6 @@ _BINARY: dict[str, Callable[[Expr, Expr], Expr]] = {
     "add": lambda a, b: a + b,
     "subtract": lambda a, b: a - b,
     "divide": lambda a, b: a / b,
-    "maximum": T.max,
-    "minimum": T.min,
 }
 
 
@@ -121,10 +120,12 @@ def _compute(step: Step, args: list[Expr], lanes: int) -> Expr:
         return a * splat(tirx.const(-1.0, "float32"), lanes)
     if step.op == "abs":
         return T.Select(a < splat(tirx.const(0.0, "float32"), lanes), a * splat(tirx.const(-1.0, "float32"), lanes), a)
+    if step.op in ("maximum", "minimum"):
+        return _extreme(step, args)
     if step.op == "relu":
-        return T.max(a, splat(tirx.const(0.0, "float32"), lanes))
+        return T.max(splat(tirx.const(0.0, "float32"), lanes), a)
     if step.op == "clip":
-        return T.min(T.max(a, args[1]), args[2])
+        return T.min(args[2], T.max(args[1], a))
     if step.op == "prelu":
         # Select, not max + min: it keeps a NaN and the sign of zero as the source does.
         return T.Select(a < splat(tirx.const(0.0, "float32"), lanes), _product(a, args[1], lanes), a)
@@ -141,6 +142,18 @@ def _compute(step: Step, args: list[Expr], lanes: int) -> Expr:
     if step.op == "binarize":
         return T.Select(a >= args[1], splat(tirx.const(1.0, "float32"), lanes), args[2])
     raise AssertionError(f"epilogue step {step.op} has no meaning here")
+
+
+def _extreme(step: Step, args: list[Expr]) -> Expr:
+    """The larger or smaller of two, NaN where one is NaN. T.max and T.min give their second operand where the two do
+    not compare, so a number comes first; two tensors need a look at the one that comes first."""
+    op = T.max if step.op == "maximum" else T.min
+    first, second = args
+    if step.operands[0].kind == "scalar" and not math.isnan(step.operands[0].scalar):
+        return op(first, second)
+    if step.operands[1].kind == "scalar" and not math.isnan(step.operands[1].scalar):
+        return op(second, first)
+    return T.Select(first == first, op(first, second), first)
 
 
 def _product(a: Expr, b: Expr, lanes: int) -> Expr:
