@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,7 +133,11 @@ def lower(
     if dump_ir:
         atomic.make_folder(dump_ir)
     imported = from_onnx(model, shapes or {})
-    module, records = imported.module, []
+    module = imported.module
+    records = [
+        PassRecord(f"dialect {found.name}", 0.0, found.rewrites, tuple(f"{k}: {v}" for k, v in found.left.items()))
+        for found in imported.recognised
+    ]
     steps = pipeline(target, float_convs)
     for number, step in enumerate(steps):
         if progress:
@@ -145,7 +150,13 @@ def lower(
         )
         if dump_ir:
             atomic.write(Path(dump_ir) / f"{number:03}_{step.info.name}.py", module.script().encode())
-    return imported, select(module, target), tuple(records)
+    program = select(module, target)
+    left = {name: why for found in imported.recognised for name, why in found.left.items()}
+    program.calls = [
+        replace(call, layer=replace(call.layer, why_not=left[call.layer.name])) if call.layer.name in left else call
+        for call in program.calls
+    ]
+    return imported, program, tuple(records)
 
 
 def _content(model: str | os.PathLike[str] | bytes) -> bytes:

@@ -135,6 +135,9 @@ class _Grouping:
     def _follow(self, index: int, value: Any, name: str) -> None:
         """Join the latest group among the operands that can take it; begin one where none can."""
         operands = [v for v in value.args if isinstance(v, relax.Var)]
+        if not operands:
+            self._skipped.append(f"{spans.name_of(value) or name}: {name} of constants alone")
+            return
         extents = dataflow.shape(operands[0]) if name in PACKING or name == "astype" else dataflow.shape(value)
         reason = _why_not_elementwise(value, name, operands, extents)
         if reason:
@@ -218,8 +221,6 @@ def _why_not_elementwise(value: Any, name: str, operands: list[Any], extents: tu
         return "" if is_exact else f"astype from {operands[0].ty.dtype} to {value.ty.dtype}"
     if name not in PACKING and str(value.ty.dtype) != "float32":
         return f"{name} in {value.ty.dtype}"
-    if not operands:
-        return f"{name} of constants alone"
     if name == "nn.prelu" and int(value.attrs.axis) % len(extents) != len(extents) - 1:
         return "prelu along another axis than the last"
     if any(dataflow.shape(v) != extents for v in operands):

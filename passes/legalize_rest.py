@@ -1,7 +1,7 @@
 """Hand what has no kernel of ours to TVM: each such operator becomes call_tir of the loops TVM defines for it.
 
 They are correct and slow; `inspect` lists them. reshape, transposes between NCHW and NHWC, and the calls of fused
-functions stay as they are. Where TVM's own loops lose a NaN that ONNX keeps (relu, maximum, minimum), they are ours.
+functions stay as they are. Where TVM's own loops lose a NaN that ONNX keeps (relu, maximum, x - x), they are ours.
 
 Before::
 
@@ -43,7 +43,7 @@ from typing import Any
 import tvm
 from tvm import relax, te, tirx, topi
 
-from bnncc.ops import spans
+from bnncc.ops import arguments, spans
 from bnncc.passes import dataflow
 from bnncc.runtime.errors import ModelError
 
@@ -113,12 +113,39 @@ def _extreme(op: Callable[..., tirx.PrimExpr], name: str) -> Callable[[relax.Blo
             return builder.call_te(getattr(topi, name), *call.args, primfunc_name_hint=name)
 
         def compute(a: te.Tensor, b: te.Tensor) -> te.Tensor:
-            left, right = topi.broadcast_to(a, call.ty.shape), topi.broadcast_to(b, call.ty.shape)
+            extents = list(call.ty.shape.values)
+            left, right = topi.broadcast_to(a, extents), topi.broadcast_to(b, extents)
             return te.compute(
                 left.shape,
-                lambda *at: tirx.Select(left(*at) != left(*at), left(*at), op(left(*at), right(*at))),
+                lambda *at: tirx.Select(tirx.isnan(left(*at)), left(*at), op(left(*at), right(*at))),
                 name="compute",
             )
+
+        return builder.call_te(compute, *call.args, primfunc_name_hint=name)
+
+    return legal
+
+
+def _arithmetic(op: Callable[..., tirx.PrimExpr], name: str) -> Callable[[relax.BlockBuilder, relax.Call], relax.Expr]:
+    """subtract, multiply or divide. TVM takes x - x, x * 0 and 0 / x for 0, which they are not for NaN or infinity: a
+    fence keeps them."""
+
+    def legal(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+        kind = str(call.ty.dtype)
+        zeros = [dataflow.is_constant(a) and not arguments.array(a).any() for a in call.args]
+        if not kind.startswith("float") or not (any(zeros) or call.args[0].same_as(call.args[1])):
+            return builder.call_te(getattr(topi, name), *call.args, primfunc_name_hint=name)
+        extents = list(call.ty.shape.values)
+
+        def fenced(x: te.Tensor) -> te.Tensor:
+            wide = topi.broadcast_to(x, extents)
+            return te.compute(
+                extents, lambda *at: tirx.call_llvm_pure_intrin(kind, "llvm.arithmetic.fence", wide(*at)), name="fence"
+            )
+
+        def compute(a: te.Tensor, b: te.Tensor) -> te.Tensor:
+            left, right = fenced(a), fenced(b)
+            return te.compute(extents, lambda *at: op(left(*at), right(*at)), name="compute")
 
         return builder.call_te(compute, *call.args, primfunc_name_hint=name)
 
@@ -137,4 +164,7 @@ _OURS: dict[str, Callable[[relax.BlockBuilder, relax.Call], relax.Expr]] = {
     "maximum": _extreme(tirx.max, "maximum"),
     "minimum": _extreme(tirx.min, "minimum"),
     "nn.relu": _relu,
+    "subtract": _arithmetic(lambda a, b: a - b, "subtract"),
+    "multiply": _arithmetic(lambda a, b: a * b, "multiply"),
+    "divide": _arithmetic(lambda a, b: a / b, "divide"),
 }

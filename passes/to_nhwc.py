@@ -264,4 +264,4 @@ def _turned_constant(constant: Any, rank: int) -> Any:
     array = array.reshape((1,) * (rank - array.ndim) + array.shape)
     image = _image(array.shape)
     assert image is not None
-    return relax.const(np.ascontiguousarray(array.reshape(image).transpose(INWARD)))
+    return relax.const(np.ascontiguousarray(array.reshape(image).transpose(INWARD)), str(array.dtype))

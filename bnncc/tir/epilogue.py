@@ -113,15 +113,21 @@ def _compute(step: Step, args: list[Expr], lanes: int) -> Expr:
     """The value of one step. Booleans stand for bits until they are packed."""
     a = args[0]
     if step.op == "multiply":
+        if any(operand.kind == "scalar" and operand.scalar == 0 for operand in step.operands):
+            a = _fence(a, lanes)  # TVM takes x * 0 for 0, which it is not for NaN
+            return _product(a, _fence(args[1], lanes), lanes)
         return _product(a, args[1], lanes)
     if step.op in _BINARY:
-        return _BINARY[step.op](a, args[1])
+        # TVM takes x - x and 0 / x for 0, which they are not for NaN.
+        same = step.op == "subtract" and step.operands[0] == step.operands[1]
+        nothing = step.operands[0].kind == "scalar" and step.operands[0].scalar == 0
+        return _BINARY[step.op](_fence(a, lanes) if same or nothing else a, args[1])
     if step.op == "negative":
         return a * splat(tirx.const(-1.0, "float32"), lanes)
     if step.op == "abs":
         return T.Select(a < splat(tirx.const(0.0, "float32"), lanes), a * splat(tirx.const(-1.0, "float32"), lanes), a)
     if step.op in ("maximum", "minimum"):
-        return _extreme(step, args)
+        return _extreme(step, args, lanes)
     if step.op == "relu":
         return T.max(splat(tirx.const(0.0, "float32"), lanes), a)
     if step.op == "clip":
@@ -144,7 +150,7 @@ def _compute(step: Step, args: list[Expr], lanes: int) -> Expr:
     raise AssertionError(f"epilogue step {step.op} has no meaning here")
 
 
-def _extreme(step: Step, args: list[Expr]) -> Expr:
+def _extreme(step: Step, args: list[Expr], lanes: int) -> Expr:
     """The larger or smaller of two, NaN where one is NaN. T.max and T.min give their second operand where the two do
     not compare, so a number comes first; two tensors need a look at the one that comes first."""
     op = T.max if step.op == "maximum" else T.min
@@ -153,14 +159,19 @@ def _extreme(step: Step, args: list[Expr]) -> Expr:
         return op(first, second)
     if step.operands[1].kind == "scalar" and not math.isnan(step.operands[1].scalar):
         return op(second, first)
-    return T.Select(first == first, op(first, second), first)
+    return T.Select(first == _fence(first, lanes), op(first, second), first)
 
 
 def _product(a: Expr, b: Expr, lanes: int) -> Expr:
     """a * b, rounded by itself. Contracted with a following addition it would be rounded once: where the source gives
     exactly 0, the rounding error would decide the sign."""
+    return _fence(a * b, lanes)
+
+
+def _fence(value: Expr, lanes: int) -> Expr:
+    """The value, which nothing is simplified or contracted with."""
     kind = "float32" if lanes == 1 else f"float32x{lanes}"
-    return T.call_llvm_pure_intrin(kind, "llvm.arithmetic.fence", a * b)
+    return T.call_llvm_pure_intrin(kind, "llvm.arithmetic.fence", value)
 
 
 def load_channels(epilogue: Epilogue, params: list[Buffer], channel: Expr, lanes: int, valid: int) -> list[Expr]:

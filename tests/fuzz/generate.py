@@ -22,13 +22,16 @@ from bnncc.ops import ONNX_DOMAIN, ONNX_VERSION, binarize, binary_conv, binary_g
 Array = npt.NDArray[Any]
 
 OPSETS = range(9, 27)
+# Give NaN or infinity.
+WILD = frozenset(["Exp", "Log", "Sqrt", "Reciprocal", "Tan", "Acos", "Asin", "Atanh", "Acosh", "Pow"])
 MOST_VALUES = 4000  # of one tensor
 FLOATS, INTEGERS = ("float32", "float64"), ("int64", "int32", "int8", "uint8")
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """high: no value is larger in magnitude. step: every value is a multiple of it; 0 where rounding may differ."""
+    """high: no value is larger in magnitude. step: every value is a multiple of it; 0 where rounding may differ.
+    is_wild: may hold NaN or infinity."""
 
     name: str
     dtype: str
@@ -36,6 +39,7 @@ class Tensor:
     high: float
     step: float
     is_constant: bool = False
+    is_wild: bool = False
 
     @property
     def is_float(self) -> bool:
@@ -85,7 +89,7 @@ class Graph:
         if self.with_nan and dtype in FLOATS:
             values[self.rng.random(shape) < 0.1] = self.pick([np.nan, np.nan, np.inf, -np.inf])
         self.inputs[name] = values
-        self.tensors.append(Tensor(name, dtype, shape, 4, 0.25))
+        self.tensors.append(Tensor(name, dtype, shape, 4, 0.25, is_wild=self.with_nan))
         return self.tensors[-1]
 
     def constant(self, value: Any, dtype: str | None = None) -> Tensor:
@@ -95,16 +99,26 @@ class Graph:
         high = float(np.abs(array.astype(np.float64)).max(initial=0))
         return Tensor(name, array.dtype.name, array.shape, high, 2.0**-6, is_constant=True)
 
-    def find(self, *dtypes: str, ranks: Iterable[int] = range(7), exact: bool = False) -> Tensor | None:
+    def find(
+        self, *dtypes: str, ranks: Iterable[int] = range(7), exact: bool = False, wild: bool = False
+    ) -> Tensor | None:
         """One of the tensors there are, the latest most often."""
-        found = [t for t in self.tensors if t.dtype in dtypes and len(t.shape) in ranks and (t.is_exact or not exact)]
+        found = [
+            t
+            for t in self.tensors
+            if t.dtype in dtypes and len(t.shape) in ranks and (t.is_exact or not exact) and (wild or not t.is_wild)
+        ]
         if not found:
             return None
         return found[-1] if self.chance(0.6) else self.pick(found)
 
     def other(self, x: Tensor) -> Tensor:
         """A second operand for x: a tensor of its type that broadcasts, or a constant."""
-        fitting = [t for t in self.tensors if t.dtype == x.dtype and _broadcasts(t.shape, x.shape)]
+        fitting = [
+            t
+            for t in self.tensors
+            if t.dtype == x.dtype and (x.is_wild or not t.is_wild) and _broadcasts(t.shape, x.shape)
+        ]
         if fitting and self.chance(0.5):
             found: Tensor = self.pick(fitting)
             return found
@@ -144,9 +158,10 @@ class Graph:
             if dtype in INTEGERS and high > np.iinfo(dtype).max:
                 self.nodes.pop()
                 return False
+            wild = op in WILD or any(t is not None and t.is_wild for t in inputs)
             bits = 20 if dtype == "float32" else 48
             exact = step > 0 and (dtype not in FLOATS or high / step < 2.0**bits)
-            self.tensors.append(Tensor(name, dtype, extents, high, step if exact else 0.0))
+            self.tensors.append(Tensor(name, dtype, extents, high, step if exact else 0.0, is_wild=wild))
         return True
 
     def model(self) -> onnx.ModelProto:
@@ -216,7 +231,8 @@ def random_graph(seed: int, number: int) -> Graph:
 
     rng = np.random.default_rng([seed, number])
     while True:
-        graph = Graph(rng, int(rng.integers(OPSETS.start, OPSETS.stop)), with_nan=bool(rng.random() < 0.1))
+        opset = 18 if rng.random() < 0.25 else int(rng.integers(OPSETS.start, OPSETS.stop))
+        graph = Graph(rng, opset, with_nan=bool(rng.random() < 0.1))
         makers = operators.NAN_SAFE if graph.with_nan else operators.ALL
         for _ in range(graph.number(1, 2)):
             rank = graph.pick([1, 2, 3, 3, 4, 4, 4, 4, 5, 6])

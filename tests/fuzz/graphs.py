@@ -147,13 +147,13 @@ def preload() -> None:
     import onnx.shape_inference
     import onnxruntime
 
-    from bnncc import compiler
+    from bnncc import compiler, passes
     from bnncc.codegen import assemble, link
     from bnncc.frontend import importer
     from bnncc.selection import select
     from tests.fuzz import operators
 
-    assert all((onnx, onnxruntime, compiler, assemble, link, importer, select, operators))
+    assert all((onnx, onnxruntime, compiler, passes, assemble, link, importer, select, operators))
 
 
 def main() -> int:

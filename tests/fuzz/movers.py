@@ -12,7 +12,7 @@ ANY = (*FLOATS, *INTEGERS, "bool")
 
 
 def _any(g: Graph, least: int = 1) -> Tensor | None:
-    return g.find(*ANY, ranks=range(least, 7))
+    return g.find(*ANY, ranks=range(least, 7), wild=True)
 
 
 def _ints(g: Graph, values: Any) -> Tensor:
@@ -223,7 +223,7 @@ def blocks(g: Graph) -> bool:
     x = g.find("float32", ranks=(4,))
     if x is None:
         return False
-    n, c, h, w = x.shape
+    c, h, w = x.shape[1:]
     if c % 4 == 0 and g.chance(0.6):
         mode = {"mode": g.pick(["DCR", "CRD"])} if g.opset >= 11 else {}
         return g.add("DepthToSpace", [x], x.high, x.step, blocksize=2, **mode)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from tvm import relax
 
-from bnncc.frontend.converters import arithmetic, binary, images, moving
+from bnncc.frontend.converters import arithmetic, binary, images, moving, resize
 from bnncc.frontend.node import Node
 
 Converter = Callable[[Node], relax.Expr]
@@ -56,5 +56,8 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("", "Transpose"): moving.transpose,
     ("", "Concat"): moving.concat,
     ("", "Gather"): moving.gather,
+    ("", "OneHot"): moving.one_hot,
     ("", "Pad"): moving.pad,
+    ("", "Resize"): resize.resize,
+    ("", "Upsample"): resize.resize,
 }

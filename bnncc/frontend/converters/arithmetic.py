@@ -22,7 +22,7 @@ def gemm(node: Node) -> relax.Expr:
         a = node.emit(relax.op.permute_dims(a, [1, 0]))
     if isinstance(w, GenericConst):
         value = node.array(1, "weight")
-        w = relax.const(np.ascontiguousarray(value.T if node.integer("transB", 0) else value))
+        w = relax.const(np.ascontiguousarray(value.T if node.integer("transB", 0) else value), kind)
     elif node.integer("transB", 0):
         w = node.emit(relax.op.permute_dims(w, [1, 0]))
     y = node.emit(spans.marked(relax.op.matmul(a, w), node.span))
@@ -47,20 +47,21 @@ def leaky_relu(node: Node) -> relax.Expr:
 
 
 def clip(node: Node) -> relax.Expr:
-    """Bounds are attributes before opset 11 and inputs since. A NaN stays one."""
+    """Bounds are attributes before opset 11 and inputs since; one that is not given is the type's, so that an infinity
+    becomes the largest finite number. A NaN stays one."""
     result, kind = node.x, np.dtype(node.dtype(0))
     for index, name, op in ((1, "min", relax.op.maximum), (2, "max", relax.op.minimum)):
-        if node.opset >= 11:
-            if not node.given(index):
-                continue
+        if node.opset >= 11 and node.given(index):
             bound = node.constant(index, name).reshape(())
-        elif name in node.attributes:
+        elif node.opset < 11 and name in node.attributes:
             bound = np.asarray(node.real(name, 0.0), dtype=kind)
+        elif kind.kind == "f":
+            bound = np.asarray(np.finfo(kind).min if name == "min" else np.finfo(kind).max)
         else:
             continue
         if np.isnan(bound.astype(np.float64)):
             raise ModelError(f"{name} is NaN; it must be a number")
-        if kind.kind == "f" and np.isinf(bound.astype(np.float64)) and (bound.astype(np.float64) < 0) == (index == 1):
+        if np.isinf(bound.astype(np.float64)) and (bound.astype(np.float64) < 0) == (name == "min"):
             continue  # no bound at all
         result = node.emit(op(result, relax.const(np.asarray(bound, dtype=kind), str(kind))))
     return result

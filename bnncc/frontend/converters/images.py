@@ -93,7 +93,7 @@ def prelu(node: Node) -> relax.Expr:
     if kind == "float32" and len(shape) > 1 and aligned.shape in (one_each, (1,) * len(shape)):
         per_channel = np.ascontiguousarray(np.broadcast_to(aligned.reshape(-1), (channels,)))
         return relax.op.nn.prelu(node.x, relax.const(per_channel), axis=1)
-    scaled = node.emit(relax.op.multiply(node.x, relax.const(slope)))
+    scaled = node.emit(relax.op.multiply(node.x, relax.const(slope, kind)))
     return relax.op.where(node.emit(relax.op.less(node.x, relax.const(0, kind))), scaled, node.x)
 
 

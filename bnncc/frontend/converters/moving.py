@@ -91,9 +91,31 @@ def _inside(node: Node, indices: relax.Expr, extent: int) -> relax.Expr:
             wrong = values[(values < -extent) | (values >= extent)].reshape(-1)[0]
             raise ModelError(f"index {wrong} is outside an axis of {extent}; allowed: {-extent} to {extent - 1}")
         return relax.const(np.where(values < 0, values + extent, values).astype(kind), kind)
+    return _from_front(node, indices, extent)
+
+
+def _from_front(node: Node, indices: relax.Expr, extent: int) -> relax.Expr:
+    """Negative indices count from the end."""
+    kind = str(indices.ty.dtype)
+    if kind.startswith("uint"):
+        return indices
     negative = node.emit(relax.op.less(indices, relax.const(0, kind)))
     shifted = node.emit(relax.op.add(indices, relax.const(extent, kind)))
     return node.emit(relax.op.where(negative, shifted, indices))
+
+
+def one_hot(node: Node) -> relax.Expr:
+    """Indices count from the front, or from the end where negative; one that is outside marks nothing."""
+    (depth,), values = node.numbers(1, "depth"), node.constant(2, "values")
+    indices, kind, rank = node.x, node.dtype(0), len(node.shape(0))
+    if np.dtype(kind).kind not in "iu" or not 0 < depth <= np.iinfo(kind).max:
+        raise ModelError(f"indices are {kind}, depth is {depth}; indices must be integers, and depth one of theirs")
+    axis = node.axis(-1, rank + 1)
+    check_extents([*node.shape(0), depth], "the result")
+    places = relax.const(np.arange(depth).reshape([-1 if a == axis else 1 for a in range(rank + 1)]).astype(kind), kind)
+    counted = node.emit(relax.op.expand_dims(_from_front(node, indices, depth), axis))
+    off, on = (relax.const(value, str(values.dtype)) for value in values.reshape(-1))
+    return relax.op.where(node.emit(relax.op.equal(counted, places)), on, off)
 
 
 def pad(node: Node) -> relax.Expr:

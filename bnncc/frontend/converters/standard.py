@@ -43,24 +43,6 @@ def _floats(node: Node) -> None:
         raise ModelError(f"input is {node.dtype(0)}; it must be float32 or float64")
 
 
-def _resize(node: Node) -> None:
-    """Exact where every axis grows or shrinks by scale = new size / old size."""
-    _only(antialias=0, keep_aspect_ratio_policy=b"stretch", exclude_outside=0)(node)
-    shape, new = node.shape(0), node.result_shape()
-    if "axes" in node.attributes:
-        raise ModelError("axes are not supported; give a scale or size for every axis")
-    mode, allowed = node.text("coordinate_transformation_mode", "half_pixel"), "half_pixel, asymmetric, align_corners"
-    if mode not in allowed.split(", "):
-        raise ModelError(f"coordinate_transformation_mode is {mode}; allowed: {allowed}")
-    if len(shape) not in (3, 4) or shape[:2] != new[:2]:
-        raise ModelError(f"from {shape} to {new}; only height and width of [N, C, H, W] or [N, C, L] can change")
-    index = 2 if node.opset >= 11 else 1
-    if node.given(index) and node.constant(index, "scales").size:
-        scales = node.constant(index, "scales").astype(np.float64)
-        if any(scale * old != size for scale, old, size in zip(scales, shape, new, strict=True)):
-            raise ModelError(f"scales {scales.tolist()} of {shape} give no whole sizes; give sizes instead")
-
-
 def _conv_transpose(node: Node) -> None:
     if "output_shape" in node.attributes:
         raise ModelError("output_shape is not supported; give pads and output_padding instead")
@@ -75,11 +57,6 @@ def _lp_pool(node: Node) -> None:
     _only(ceil_mode=0, auto_pad=b"NOTSET")(node)
     if len(node.shape(0)) not in (3, 4):
         raise ModelError(f"input of shape {node.shape(0)}; images [N, C, H, W] and sequences [N, C, L] are supported")
-
-
-def _one_hot(node: Node) -> None:
-    if node.dtype(2) not in ("float32", "int64"):
-        raise ModelError(f"values are {node.dtype(2)}; allowed: float32, int64")
 
 
 _CHECKED: dict[Check, str] = {
@@ -100,10 +77,8 @@ _CHECKED: dict[Check, str] = {
     ),
     _one_output: "LayerNormalization",
     _only(detect_negative=1, detect_positive=1): "IsInf",
-    _resize: "Resize Upsample",
     _conv_transpose: "ConvTranspose",
     _lp_pool: "LpPool",
-    _one_hot: "OneHot",
 }
 
 CHECKS: dict[str, Check] = {name: check for check, names in _CHECKED.items() for name in names.split()}
