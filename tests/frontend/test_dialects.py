@@ -78,7 +78,7 @@ def test_products(flip: int) -> None:
 
 @pytest.mark.parametrize("shift", [0.1, -0.5])
 def test_a_sign_that_is_never_0_takes_one_convolution(shift: float) -> None:
-    weights = {"w": signs(6, 8, 3, 3), "c": np.float32(shift)}
+    weights = {"w": signs(6, 8, 3, 3), "c": np.array(shift, np.float32)}
     nodes = [
         node("Sign", ["x"], "a"),
         node("Add", ["a", "c"] if shift > 0 else ["c", "a"], "b"),

@@ -61,7 +61,7 @@ def transpose(g: Graph) -> bool:
     x = _any(g)
     if x is None:
         return False
-    perm = {} if g.chance(0.2) else {"perm": [int(a) for a in g.rng.permutation(len(x.shape))]}
+    perm: dict[str, Any] = {} if g.chance(0.2) else {"perm": [int(a) for a in g.rng.permutation(len(x.shape))]}
     return g.add("Transpose", [x], x.high, x.step, **perm)
 
 
@@ -113,7 +113,9 @@ def cut(g: Graph) -> bool:
     if x is None:
         return False
     axes = sorted({g.number(0, len(x.shape) - 1) for _ in range(g.number(1, 2))})
-    starts, ends, steps = [], [], []
+    starts: list[int] = []
+    ends: list[int] = []
+    steps: list[int] = []
     for axis in axes:
         extent = x.shape[axis]
         first = g.number(0, extent - 1)
@@ -122,7 +124,8 @@ def cut(g: Graph) -> bool:
         start, end = (first, last) if step > 0 else (last, first - 1 if first else -extent - 1)
         if g.chance(0.2) and step > 0:
             start, end = start - extent, g.pick([end, 2**31 - 1, 2**63 - 1])
-        starts.append(start), ends.append(end), steps.append(step)
+        for numbers, number in ((starts, start), (ends, end), (steps, step)):
+            numbers.append(number)
     if g.opset < 10:
         return g.add("Slice", [x], x.high, x.step, starts=starts, ends=ends, axes=axes)
     kind = g.pick(["int64", "int32"]) if max(ends) < 2**31 else "int64"
@@ -260,9 +263,11 @@ def say_shape(g: Graph) -> bool:
     x = _any(g)
     if x is None:
         return False
-    attributes = {"start": g.number(0, 1), "end": g.number(1, len(x.shape))} if g.opset >= 15 and g.chance(0.4) else {}
     op = g.pick(["Shape", "Size"])
-    return g.add(op, [x], float(np.prod(x.shape)), 1, **(attributes if op == "Shape" else {}))
+    attributes: dict[str, Any] = {}
+    if op == "Shape" and g.opset >= 15 and g.chance(0.4):
+        attributes = {"start": g.number(0, 1), "end": g.number(1, len(x.shape))}
+    return g.add(op, [x], float(np.prod(x.shape)), 1, **attributes)
 
 
 def triangle(g: Graph) -> bool:

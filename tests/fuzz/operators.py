@@ -117,7 +117,8 @@ def divide(g: Graph) -> bool:
         return g.add("Div", [x, y], x.high * 2, 0.0)
     y = g.constant(g.rng.choice([-3, 2, 5], g.pick([(), x.shape, (1,)])), x.dtype)
     op = g.pick(["Div", "Mod"] if g.opset >= 10 else ["Div"])
-    return g.add(op, [x, y], x.high, 1, **({"fmod": g.number(0, 1)} if op == "Mod" else {}))
+    attributes: dict[str, Any] = {"fmod": g.number(0, 1)} if op == "Mod" else {}
+    return g.add(op, [x, y], x.high, 1, **attributes)
 
 
 def power(g: Graph) -> bool:
@@ -156,7 +157,9 @@ def clip(g: Graph) -> bool:
     low, high = (0, 2) if not x.is_float else g.pick([(-1.5, 2.0), (0.0, 6.0), (-1.0, 1.0), (0.25, 0.25)])
     keep = g.number(0, 3)
     if g.opset < 11:
-        attributes = {k: float(v) for i, (k, v) in enumerate((("min", low), ("max", high))) if keep != i}
+        attributes: dict[str, Any] = {
+            k: float(v) for i, (k, v) in enumerate((("min", low), ("max", high))) if keep != i
+        }
         return x.dtype == "float32" and g.add("Clip", [x], max(x.high, 6), min(x.step, 0.25), **attributes)
     bounds: list[Tensor | None] = [g.constant(v, x.dtype) if keep != i else None for i, v in enumerate((low, high))]
     return g.add("Clip", [x, *bounds], max(x.high, 6), min(x.step, 0.25))
@@ -333,7 +336,7 @@ def arg_extreme(g: Graph) -> bool:
     x = g.find("float32", "int32", ranks=range(1, 7), exact=True)
     if x is None:
         return False
-    attributes = {"axis": g.number(0, len(x.shape) - 1), "keepdims": g.number(0, 1)}
+    attributes: dict[str, Any] = {"axis": g.number(0, len(x.shape) - 1), "keepdims": g.number(0, 1)}
     if g.opset >= 12 and g.chance(0.3):
         attributes["select_last_index"] = 1
     return g.add(g.pick(["ArgMax", "ArgMin"]), [x], max(x.shape), 1, **attributes)
