@@ -14,12 +14,14 @@ from bnncc.targets.target import Target
 EXPORTS = ("bnncc_run", "bnncc_run_threads", "bnncc_step", "bnncc_peak")
 
 # What a network may ask the machine's own libm for, when it uses operators beyond arithmetic (softmax, tanh, ...).
-_LIBM = (
+_LIBM_FLOAT = (
     "acosf", "acoshf", "asinf", "asinhf", "atan2f", "atanf", "atanhf", "ceilf", "cosf", "coshf", "erff", "exp2f",
     "expf", "floorf", "fmodf", "log10f", "log1pf", "log2f", "logf", "nearbyintf", "powf", "rintf", "roundf", "sinf",
     "sinhf",
     "tanf", "tanhf", "truncf",
 )  # fmt: skip
+# The same for float64.
+_LIBM = (*_LIBM_FLOAT, *(name.removesuffix("f") for name in _LIBM_FLOAT))
 
 
 def link(objects: list[bytes], target: Target, exports: tuple[str, ...] = EXPORTS) -> bytes:

@@ -22,11 +22,12 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Machine:
-    """How to run its programs: the emulator, zig's name and options, the registers of a system call's number and first
-    argument, and the numbers of read, write and exit."""
+    """How to run its programs: the emulator, zig's names without and with a C library, and options, the registers of a
+    system call's number and first argument, and the numbers of read, write and exit."""
 
     qemu: str
     triple: str
+    with_libc: str
     options: tuple[str, ...]
     number: str
     argument: str
@@ -36,8 +37,10 @@ class Machine:
 
 
 MACHINES = {
-    "aarch64": Machine("qemu-aarch64-static", "aarch64-linux-none", (), "x8", "x", 63, 64, 93),
-    "armv7l": Machine("qemu-arm-static", "arm-linux-gnueabihf", ("-mcpu=cortex_a7",), "r7", "r", 3, 4, 1),
+    "aarch64": Machine("qemu-aarch64-static", "aarch64-linux-none", "aarch64-linux-musl", (), "x8", "x", 63, 64, 93),
+    "armv7l": Machine(
+        "qemu-arm-static", "arm-linux-gnueabihf", "arm-linux-musleabihf", ("-mcpu=cortex_a7",), "r7", "r", 3, 4, 1
+    ),
 }
 
 
@@ -124,6 +127,11 @@ def run(model: Path, folder: Path, *inputs: Array, target: str = "arm", float_co
     ]
     command = [sys.executable, "-m", "ziglang", "cc", *options, "-fno-stack-protector", "-o", "net", "main.c"]
     linked = subprocess.run([*command, *names], cwd=folder, capture_output=True, text=True, check=False)
+    if "undefined symbol" in linked.stderr:  # it asks for libm: begin where a C library begins
+        (folder / "main.c").write_text(source.replace("void _start(void)", "int main(void)"))
+        options = ["-target", machine.with_libc, *machine.options, "-fno-stack-protector", "-O1", "-static"]
+        command = [sys.executable, "-m", "ziglang", "cc", *options, "-o", "net", "main.c"]
+        linked = subprocess.run([*command, *names], cwd=folder, capture_output=True, text=True, check=False)
     assert linked.returncode == 0, linked.stderr
     data = b"".join(np.ascontiguousarray(array).tobytes() for array in inputs)
     done = subprocess.run([machine.qemu, "./net"], cwd=folder, input=data, check=True, capture_output=True)

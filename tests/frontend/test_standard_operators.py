@@ -89,6 +89,12 @@ def test_operators_made_of_several(op: str) -> None:
     check(conv, x, {"w": quarters(3, 3, 1, 1) + np.float32(0.03)}, rtol=1e-4)
 
 
+@pytest.mark.parametrize("op", ["Exp", "Tanh", "Sigmoid", "Log", "Floor"])
+def test_functions_of_64_bits(op: str) -> None:
+    x = np.abs(quarters(2, 5)).astype(np.float64) + 0.5
+    check([node(op, ["x"], "y")], x, rtol=1e-6)
+
+
 def test_prelu_on_what_keeps_its_layout() -> None:
     """Behind a Split, width = channels: the slopes are the channels'."""
     weights = {"n": np.array([4, 4]), "s": np.array([0.5, 0.25, 0.125, 2], np.float32).reshape(4, 1, 1)}
@@ -211,6 +217,17 @@ def test_data_that_is_longer_than_its_tensor() -> None:
 
 def test_a_large_stride_means_one_window() -> None:
     check([node("MaxPool", ["x"], "y", kernel_shape=[2, 2], strides=[2**31 - 1, 3])], quarters(1, 4, 5, 6))
+
+
+@pytest.mark.parametrize(
+    ("starts", "ends", "steps"),
+    [([1], [2**63 - 1], [2]), ([-1], [-(2**63)], [-1]), ([-3], [-1], [1]), ([7], [0], [-2])],
+)
+def test_slices(starts: list[int], ends: list[int], steps: list[int]) -> None:
+    weights = {"s": np.array(starts), "e": np.array(ends), "a": np.array([-1]), "t": np.array(steps)}
+    check([node("Slice", ["x", *weights], "y")], quarters(2, 3, 5), weights)
+    if steps == [1]:
+        check([node("Slice", ["x"], "y", starts=starts, ends=ends, axes=[2])], quarters(2, 3, 5), opset=9)
 
 
 # --- NaN and infinity ---

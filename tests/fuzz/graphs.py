@@ -89,6 +89,7 @@ def run(
         return found if isinstance(found, dict) else {names[0]: found}
     from tests.arm import emulate
 
+    bnncc.compile(content, target)  # what the emulated program is linked with is not all that an artifact has
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         path.write_bytes(content)

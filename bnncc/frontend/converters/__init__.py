@@ -55,6 +55,7 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("", "Expand"): moving.expand,
     ("", "Transpose"): moving.transpose,
     ("", "Concat"): moving.concat,
+    ("", "Slice"): moving.cut,
     ("", "Gather"): moving.gather,
     ("", "OneHot"): moving.one_hot,
     ("", "Pad"): moving.pad,

@@ -75,6 +75,35 @@ def concat(node: Node) -> relax.Expr:
     return relax.op.concat(list(node.inputs), axis=node.axis(1))
 
 
+def cut(node: Node) -> relax.Expr:
+    """Slice. Its numbers mean what Python's slices mean; they are attributes before opset 10 and inputs since."""
+    shape, rank = node.shape(0), len(node.shape(0))
+    if node.opset < 10:
+        starts, ends, steps = _ints(node, "starts"), _ints(node, "ends"), None
+        axes = _ints(node, "axes") if "axes" in node.attributes else None
+    else:
+        starts, ends = node.numbers(1, "starts"), node.numbers(2, "ends")
+        axes, steps = (node.numbers(i, name) if node.given(i) else None for i, name in ((3, "axes"), (4, "steps")))
+    axes, steps = axes or tuple(range(len(starts))), steps or (1,) * len(starts)
+    if (
+        not len(starts) == len(ends) == len(axes) == len(steps)
+        or any(not -rank <= a < rank for a in axes)
+        or 0 in steps
+    ):
+        raise ModelError(f"starts {starts}, ends {ends}, axes {axes}, steps {steps} do not fit {rank} axes")
+    x = node.x
+    for start, end, given, step in zip(starts, ends, axes, steps, strict=True):
+        axis = given % rank
+        places = range(shape[axis])[start:end:step]
+        if not places:
+            raise ModelError(f"start {start}, end {end}, step {step} leave nothing of an axis of {shape[axis]}")
+        if step == 1:
+            x = node.emit(relax.op.strided_slice(x, [axis], [places[0]], [places[-1] + 1]))
+        else:
+            x = node.emit(relax.op.take(x, relax.const(np.asarray(places), "int64"), axis, mode="clip"))
+    return x
+
+
 def gather(node: Node) -> relax.Expr:
     """Constant indices are checked here. Others may not be larger than the axis: they are held inside it."""
     axis = node.axis(0)
