@@ -1,34 +1,32 @@
-"""For each operator that anchors a kernel: its extents, the order of its arguments, its constants as the kernel wants
-them, and what it costs."""
+"""For each operator that anchors a kernel: the kernel with its extents, and what it reads."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypedDict
 
-import numpy as np
-from tvm import relax, tirx
+from tvm import relax
 
-from bnncc.kernels import conv2d as conv2d_kernel
-from bnncc.kernels import conv2d_int8 as conv2d_int8_kernel
-from bnncc.kernels import dense as dense_kernel
-from bnncc.kernels import depthwise as depthwise_kernel
-from bnncc.kernels import elementwise as elementwise_kernel
-from bnncc.kernels import global_pool as global_pool_kernel
-from bnncc.kernels import or_pool2d as or_pool_kernel
-from bnncc.kernels import pack as pack_kernel
-from bnncc.kernels import pad_bits as pad_bits_kernel
-from bnncc.kernels import pool2d as pool2d_kernel
-from bnncc.kernels import quantize as quantize_kernel
-from bnncc.kernels import xnor_conv2d as xnor_kernel
+from bnncc.kernels.conv2d import Conv2d
+from bnncc.kernels.conv2d_int8 import Conv2dInt8
+from bnncc.kernels.dense import Dense
+from bnncc.kernels.depthwise import DepthwiseConv2d
+from bnncc.kernels.elementwise import Elementwise
+from bnncc.kernels.global_pool import GlobalPool
+from bnncc.kernels.kernel import Array, Kernel
+from bnncc.kernels.or_pool2d import OrPool2d
+from bnncc.kernels.pack import Pack
+from bnncc.kernels.pad_bits import PadBits
+from bnncc.kernels.pool2d import Pool2d
+from bnncc.kernels.quantize import Quantize, interleaves
+from bnncc.kernels.xnor_conv2d import XnorConv2d
 from bnncc.ops import conv2d_int8 as conv2d_int8_op
 from bnncc.ops import or_pool2d as or_pool_op
 from bnncc.ops import pad_bits as pad_bits_op
 from bnncc.ops import quantize as quantize_op
 from bnncc.ops import xnor_conv2d as xnor_op
 from bnncc.selection.steps import Bits, Source, bit_layout
-from bnncc.targets.target import Target
 from bnncc.tir import epilogue as ep
 
 FLOAT_WEIGHTS = "weights are float32, not packed signs"
@@ -39,8 +37,14 @@ NO_WEIGHTS = "has no weights"
 class Network(Protocol):
     """What an anchor may ask about the values around it."""
 
-    def resolve(self, expression: Any) -> Source:
+    def resolve(self, expression: relax.Expr) -> Source:
         """The name of a value, or a constant."""
+
+    def value(self, expression: relax.Expr) -> str:
+        """The name of a value that is no constant."""
+
+    def constant(self, expression: relax.Expr) -> Array:
+        """The value of a constant."""
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The extents of a value."""
@@ -56,264 +60,142 @@ class Network(Protocol):
 class Anchor:
     """One kernel before its epilogue is known.
 
-    shape: the kernel's own Shape. result: the anchor's value as the epilogue sees it, 0, or bits. workspace: bytes lent
-    to the call, the argument after `inputs`, which the kernel that `build_padding` makes fills. macs:
-    multiply-accumulates of the source operator, binary or float. dtype: of the values that the epilogue starts from.
+    inputs: names of values, then constants as Relax has them, for the kernel's operands in order. dtype: of the values
+    that the epilogue starts from. result: the anchor's value as the epilogue sees it, 0, or bits. why_not: why it is no
+    binary layer; "" if it is one.
     """
 
-    kind: str
-    shape: Any
-    build: Callable[[Any, ep.Epilogue, Target], tirx.PrimFunc]
-    geometry: ep.Geometry
-    inputs: tuple[Source, ...]
-    macs: int = 0
+    kernel: Kernel
+    inputs: tuple[str, ...]
+    constants: tuple[Array, ...] = ()
     dtype: str = "float32"
     result: int | Bits = 0
-    workspace: int = 0
-    build_padding: Callable[[Any, Target], tirx.PrimFunc] | None = None
-    binary: bool = False
     why_not: str = NO_WEIGHTS
 
 
-def xnor_conv2d(call: Any, network: Network, target: Target) -> Anchor:
+def xnor_conv2d(call: relax.Call, network: Network) -> Anchor:
     """R.bnncc.xnor_conv2d(b, w, offset, row_class, col_class, ...)."""
-    step, window, groups = xnor_op.parameters(call)
-    bits, weights, offset, rows, columns = (network.resolve(argument) for argument in call.args[:5])
-    assert isinstance(bits, str)
-    assert isinstance(weights, np.ndarray)
-    assert isinstance(offset, np.ndarray)
-    output = _geometry(call)
+    per_bit, window, groups = xnor_op.parameters(call)
+    bits = network.value(call.args[0])
+    weights, offset, rows, columns = (network.constant(argument) for argument in call.args[1:5])
     _, in_rows, in_width, pixel_bytes = network.shape(bits)
-    shape = xnor_kernel.Shape(
-        output=output,
+    kernel = XnorConv2d(
+        _geometry(call),
         in_rows=in_rows,
         in_width=in_width,
+        in_channels=network.channels(bits) // groups,
         group_bytes=pixel_bytes // groups,
         kernel=window.kernel,
         strides=window.strides,
         dilations=window.dilations,
         groups=groups,
-        step=step,
+        per_bit=per_bit,
         classes=(offset.shape[0], offset.shape[1]),
     )
-    packed = xnor_kernel.arrange_weights(weights.astype(np.uint8), shape, target)
-    return Anchor(
-        kind="xnor_conv2d",
-        shape=shape,
-        build=xnor_kernel.build,
-        geometry=output,
-        inputs=(bits, packed, offset, rows, columns),
-        macs=_outputs(output) * weights.shape[1] * network.channels(bits) // groups,
-        dtype="int32",
-        binary=True,
-        why_not="",
-    )
+    return Anchor(kernel, (bits,), (weights, offset, rows, columns), dtype="int32", why_not="")
 
 
-def conv2d(call: Any, network: Network, target: Target) -> Anchor:
+def conv2d(call: relax.Call, network: Network) -> Anchor:
     """R.nn.conv2d(x, w), NHWC and HWIO. A network's NCHW input is read as it is, not transposed first."""
-    data, weights = network.resolve(call.args[0]), network.resolve(call.args[1])
-    assert isinstance(data, str)
-    assert isinstance(weights, np.ndarray)
+    data, weights = network.value(call.args[0]), network.constant(call.args[1])
     output = _geometry(call)
     in_channels, groups = network.shape(data)[3], int(call.attrs.groups)
     window = _window(call, network.shape(data), (int(weights.shape[0]), int(weights.shape[1])))
-    macs = _outputs(output) * int(np.prod(weights.shape[:3]))
     if groups == in_channels == output.channels and groups > 1:
-        return Anchor(
-            kind="depthwise_conv2d",
-            shape=depthwise_kernel.Shape(output=output, **window),
-            build=depthwise_kernel.build,
-            geometry=output,
-            inputs=(data, depthwise_kernel.arrange_weights(weights.astype(np.float32), target)),
-            macs=macs,
-            why_not=FLOAT_WEIGHTS,
-        )
+        return Anchor(DepthwiseConv2d(output, **window), (data,), (weights,), why_not=FLOAT_WEIGHTS)
     planes = network.before_transpose(data)
-    shape = conv2d_kernel.Shape(
-        output=output, in_channels=in_channels, groups=groups, nchw=planes is not None, **window
-    )
-    return Anchor(
-        kind="conv2d",
-        shape=shape,
-        build=conv2d_kernel.build,
-        geometry=output,
-        inputs=(planes or data, conv2d_kernel.arrange_weights(weights.astype(np.float32), groups, target)),
-        macs=macs,
-        workspace=conv2d_kernel.workspace_bytes(shape, target),
-        build_padding=conv2d_kernel.build_padding,
-        why_not=FLOAT_WEIGHTS,
-    )
+    kernel = Conv2d(output, in_channels=in_channels, groups=groups, nchw=planes is not None, **window)
+    return Anchor(kernel, (planes or data,), (weights,), why_not=FLOAT_WEIGHTS)
 
 
-def quantize(call: Any, network: Network, target: Target) -> Anchor:
+def quantize(call: relax.Call, network: Network) -> Anchor:
     """R.bnncc.quantize(x, ...). A network's NCHW input is read as it is where the kernel can."""
-    data = network.resolve(call.args[0])
-    assert isinstance(data, str)
+    data = network.value(call.args[0])
     inverse_scale, zero_point, pads, row, dtype = quantize_op.parameters(call)
     batch, rows, width, channels = network.shape(data)
-    planes = network.before_transpose(data) if quantize_kernel.interleaves(channels) else None
-    shape = quantize_kernel.Shape(
-        batch, rows, width, channels, pads, row, inverse_scale, zero_point, dtype, nchw=planes is not None
-    )
+    planes = network.before_transpose(data) if interleaves(channels) else None
     output = ep.Geometry(batch, rows, width, channels)
-    return Anchor(
-        kind="quantize",
-        shape=shape,
-        build=lambda shape, _, target: quantize_kernel.build(shape, target),
-        geometry=output,
-        inputs=(planes or data,),
-        dtype=dtype,
-    )
+    kernel = Quantize(output, pads, row, inverse_scale, zero_point, dtype, nchw=planes is not None)
+    return Anchor(kernel, (planes or data,), dtype=dtype)
 
 
-def conv2d_int8(call: Any, network: Network, target: Target) -> Anchor:
+def conv2d_int8(call: relax.Call, network: Network) -> Anchor:
     """R.bnncc.conv2d_int8(q, w, bias, ...)."""
-    data, weights, bias = (network.resolve(argument) for argument in call.args[:3])
-    assert isinstance(data, str)
-    assert isinstance(weights, np.ndarray)
-    assert isinstance(bias, np.ndarray)
+    data, weights, bias = network.value(call.args[0]), network.constant(call.args[1]), network.constant(call.args[2])
     _, window = conv2d_int8_op.parameters(call)
-    output, (_, in_rows, row) = _geometry(call), network.shape(data)
-    shape = conv2d_int8_kernel.Shape(
-        output, in_rows, row, int(weights.shape[2]), window.kernel, window.strides, window.dilations
-    )
-    arranged = conv2d_int8_kernel.arrange_weights(weights.astype(np.int8), bias.astype(np.int32), shape, target)
-    return Anchor(
-        kind="conv2d_int8",
-        shape=shape,
-        build=conv2d_int8_kernel.build,
-        geometry=output,
-        inputs=(data, *arranged),
-        macs=_outputs(output) * int(np.prod(weights.shape[:3])),
-        dtype="int32",
-        why_not=INT8_WEIGHTS,
-    )
+    _, in_rows, row = network.shape(data)
+    channels = int(weights.shape[2])
+    kernel = Conv2dInt8(_geometry(call), in_rows, row, channels, window.kernel, window.strides, window.dilations)
+    return Anchor(kernel, (data,), (weights, bias), dtype="int32", why_not=INT8_WEIGHTS)
 
 
-def pool2d(call: Any, network: Network, target: Target) -> Anchor:
-    """R.nn.max_pool2d and R.nn.avg_pool2d, NHWC."""
-    data = network.resolve(call.args[0])
-    assert isinstance(data, str)
-    output = _geometry(call)
-    kind = "max"
-    if call.op.name == "relax.nn.avg_pool2d":
-        kind = "average_with_pads" if call.attrs.count_include_pad else "average"
+def max_pool2d(call: relax.Call, network: Network) -> Anchor:
+    """R.nn.max_pool2d, NHWC."""
+    data = network.value(call.args[0])
     window = _window(call, network.shape(data), _pair(call.attrs.pool_size))
-    shape = pool2d_kernel.Shape(output=output, kind=kind, **window)
-    name = call.op.name.removeprefix("relax.nn.")
-    return Anchor(kind=name, shape=shape, build=pool2d_kernel.build, geometry=output, inputs=(data,))
+    return Anchor(Pool2d(_geometry(call), what="max", **window), (data,))
 
 
-def mean(call: Any, network: Network, target: Target) -> Anchor:
+def avg_pool2d(call: relax.Call, network: Network) -> Anchor:
+    """R.nn.avg_pool2d, NHWC."""
+    data = network.value(call.args[0])
+    window = _window(call, network.shape(data), _pair(call.attrs.pool_size))
+    if call.attrs.count_include_pad:
+        return Anchor(Pool2d(_geometry(call), what="average_with_pads", **window), (data,))
+    return Anchor(Pool2d(_geometry(call), what="average", **window), (data,))
+
+
+def mean(call: relax.Call, network: Network) -> Anchor:
     """R.mean over rows and columns, kept as extents of 1."""
-    data = network.resolve(call.args[0])
-    assert isinstance(data, str)
-    output = _geometry(call)
+    data = network.value(call.args[0])
     _, in_rows, in_width, _ = network.shape(data)
-    shape = global_pool_kernel.Shape(output, in_rows, in_width)
-    return Anchor(kind="mean", shape=shape, build=global_pool_kernel.build, geometry=output, inputs=(data,))
+    return Anchor(GlobalPool(_geometry(call), in_rows, in_width), (data,))
 
 
-def matmul(call: Any, network: Network, target: Target) -> Anchor:
+def matmul(call: relax.Call, network: Network) -> Anchor:
     """R.matmul(x [M, K], w [K, N]) of constant weights."""
-    data, weights = network.resolve(call.args[0]), network.resolve(call.args[1])
-    assert isinstance(data, str)
-    assert isinstance(weights, np.ndarray)
-    output = _geometry(call)
-    return Anchor(
-        kind="dense",
-        shape=dense_kernel.Shape(output, int(weights.shape[0])),
-        build=dense_kernel.build,
-        geometry=output,
-        inputs=(data, dense_kernel.arrange_weights(weights.astype(np.float32), target)),
-        macs=output.batch * int(np.prod(weights.shape)),
-        why_not=FLOAT_WEIGHTS,
-    )
+    data, weights = network.value(call.args[0]), network.constant(call.args[1])
+    return Anchor(Dense(_geometry(call), int(weights.shape[0])), (data,), (weights,), why_not=FLOAT_WEIGHTS)
 
 
-def elementwise(call: Any, network: Network, target: Target) -> Anchor:
+def elementwise(call: relax.Call, network: Network) -> Anchor:
     """The first operand of the first step, loaded from memory."""
-    data = network.resolve(call.args[0])
-    assert isinstance(data, str)
-    dtype = str(call.args[0].ty.dtype)
-    output = _geometry(call.args[0])
-    shape = elementwise_kernel.Shape(output, dtype)
-    return Anchor(
-        kind="elementwise", shape=shape, build=elementwise_kernel.build, geometry=output, inputs=(data,), dtype=dtype
-    )
+    dtype = _dtype(call.args[0])
+    return Anchor(Elementwise(_geometry(call.args[0]), dtype), (network.value(call.args[0]),), dtype=dtype)
 
 
-def packing(call: Any, network: Network, target: Target) -> Anchor:
+def packing(call: relax.Call, network: Network) -> Anchor:
     """R.bnncc.pack or R.bnncc.threshold into a layout that no epilogue can pack into."""
-    data, *limits = (network.resolve(argument) for argument in call.args if isinstance(argument.ty, relax.TensorType))
-    assert isinstance(data, str)
-    output, dtype = _geometry(call.args[0]), str(call.args[0].ty.dtype)
-    scalar, limit = None, limits[0]
-    if dtype == "float32" and isinstance(limit, np.ndarray) and limit.size == 1:
-        scalar, limits = float(limit.reshape(())), []
+    data, *tensors = (argument for argument in call.args if isinstance(argument.ty, relax.TensorType))
+    limits = tuple(network.constant(argument) for argument in tensors)
+    output, dtype = _geometry(data), _dtype(data)
+    scalar = None
+    if dtype == "float32" and limits[0].size == 1:
+        scalar, limits = float(limits[0].reshape(())), ()
     layout = bit_layout(call, output.channels)
-    return Anchor(
-        kind="pack",
-        shape=pack_kernel.Shape(output, layout, dtype, scalar),
-        build=_build_bits(pack_kernel),
-        geometry=output,
-        inputs=(data, *limits),
-        dtype="uint8",
-        result=Bits(0, layout),
-    )
+    kernel = Pack(output, dtype, scalar)
+    return Anchor(kernel, (network.value(data),), limits, dtype="uint8", result=Bits(0, layout))
 
 
-def or_pool2d(call: Any, network: Network, target: Target) -> Anchor:
+def or_pool2d(call: relax.Call, network: Network) -> Anchor:
     """R.bnncc.or_pool2d(b): the maximum of signs."""
-    data = network.resolve(call.args[0])
-    assert isinstance(data, str)
-    window, output, shape = or_pool_op.parameters(call), _geometry(call), network.shape(data)
+    data = network.value(call.args[0])
+    window, output, (_, in_rows, in_width, _) = or_pool_op.parameters(call), _geometry(call), network.shape(data)
     layout = ep.BitLayout(network.channels(data), 1, output.channels)
-    return Anchor(
-        kind="or_pool2d",
-        shape=or_pool_kernel.Shape(
-            output=output,
-            in_rows=shape[1],
-            in_width=shape[2],
-            kernel=window.kernel,
-            strides=window.strides,
-            pads=window.pads,
-            dilations=window.dilations,
-            bits=layout,
-        ),
-        build=_build_bits(or_pool_kernel),
-        geometry=output,
-        inputs=(data,),
-        dtype="uint8",
-        result=Bits(0, layout),
-    )
+    kernel = OrPool2d(output, in_rows, in_width, window.kernel, window.strides, window.pads, window.dilations)
+    return Anchor(kernel, (data,), dtype="uint8", result=Bits(0, layout))
 
 
-def pad_bits(call: Any, network: Network, target: Target) -> Anchor:
+def pad_bits(call: relax.Call, network: Network) -> Anchor:
     """R.bnncc.pad_bits(b) of bits that their kernel could not write with a border."""
-    data = network.resolve(call.args[0])
-    assert isinstance(data, str)
+    data = network.value(call.args[0])
     pads, pad_bit, channels, groups = pad_bits_op.parameters(call)
     output = _geometry(call.args[0])
     layout = ep.BitLayout(channels, groups, output.channels // groups, pads, pad_bit)
-    return Anchor(
-        kind="pad_bits",
-        shape=pad_bits_kernel.Shape(output, layout),
-        build=_build_bits(pad_bits_kernel),
-        geometry=output,
-        inputs=(data,),
-        dtype="uint8",
-        result=Bits(0, layout),
-    )
+    return Anchor(PadBits(output), (data,), dtype="uint8", result=Bits(0, layout))
 
 
-def _build_bits(kernel: Any) -> Callable[[Any, ep.Epilogue, Target], tirx.PrimFunc]:
-    """For kernels of bits alone: all they have to know of the epilogue is where the bits go."""
-    return lambda shape, epilogue, target: kernel.build(replace(shape, bits=epilogue.outputs[0].bits), target)
-
-
-def _geometry(tensor: Any) -> ep.Geometry:
+def _geometry(tensor: relax.Expr) -> ep.Geometry:
     """The extents of a tensor of rank 4 (NHWC) or 2 ([N, C])."""
     shape = [int(extent) for extent in tensor.ty.shape.values]
     if len(shape) == 4:
@@ -322,11 +204,21 @@ def _geometry(tensor: Any) -> ep.Geometry:
     return ep.Geometry(shape[0], 1, 1, shape[1])
 
 
-def _outputs(output: ep.Geometry) -> int:
-    return output.batch * output.rows * output.width * output.channels
+def _dtype(tensor: relax.Expr) -> Literal["float32", "int32"]:
+    """The type of what an epilogue starts from."""
+    return "int32" if str(tensor.ty.dtype) == "int32" else "float32"
 
 
-def _window(call: Any, data: tuple[int, ...], kernel: tuple[int, int]) -> dict[str, Any]:
+class _Window(TypedDict):
+    in_rows: int
+    in_width: int
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    dilations: tuple[int, int]
+
+
+def _window(call: relax.Call, data: tuple[int, ...], kernel: tuple[int, int]) -> _Window:
     """The extents that windows of all kinds have, from a call's attributes and its input [N, H, W, C]."""
     top, left, bottom, right = (int(value) for value in call.attrs.padding)
     return {
@@ -339,19 +231,19 @@ def _window(call: Any, data: tuple[int, ...], kernel: tuple[int, int]) -> dict[s
     }
 
 
-def _pair(values: Any) -> tuple[int, int]:
+def _pair(values: relax.Expr) -> tuple[int, int]:
     first, second = (int(value) for value in values)
     return first, second
 
 
 # By Relax name. Functions without an anchor are "elementwise", or "packing" where an epilogue cannot pack.
-ANCHORS: dict[str, Callable[[Any, Network, Target], Anchor]] = {
+ANCHORS: dict[str, Callable[[relax.Call, Network], Anchor]] = {
     "relax.bnncc.xnor_conv2d": xnor_conv2d,
     "relax.nn.conv2d": conv2d,
     "relax.bnncc.quantize": quantize,
     "relax.bnncc.conv2d_int8": conv2d_int8,
-    "relax.nn.max_pool2d": pool2d,
-    "relax.nn.avg_pool2d": pool2d,
+    "relax.nn.max_pool2d": max_pool2d,
+    "relax.nn.avg_pool2d": avg_pool2d,
     "relax.mean": mean,
     "relax.matmul": matmul,
     "relax.bnncc.or_pool2d": or_pool2d,

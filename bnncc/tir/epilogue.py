@@ -81,6 +81,13 @@ class Epilogue:
     steps: tuple[Step, ...] = ()
     outputs: tuple[Output, ...] = (Output(0, "float32"),)
 
+    @property
+    def layout(self) -> BitLayout:
+        """Where the bits go, for kernels that write nothing else."""
+        (output,) = self.outputs
+        assert output.bits is not None
+        return output.bits
+
 
 @dataclass(frozen=True)
 class Geometry:
