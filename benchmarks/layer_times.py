@@ -41,19 +41,19 @@ def measure(
     cases: Sequence[Case], target: Target, peaks: Peaks, *, seconds: float, tell: Tell, full_speed: FullSpeed
 ) -> list[LayerTime]:
     """All cases in turns, each for `seconds`."""
-    turns = {case.name: timed(bind(case.kernel, target, case.arrays, case.padding)) for case in cases}
+    turns = {case.name: timed(bind(case.function, target, case.arrays, case.filler)) for case in cases}
     times = medians(turns, seconds=seconds, tell=tell, full_speed=full_speed)
     rows = []
     for case in cases:
         us, level = times[case.name].us, peaks.level(case.moved)
-        peak = peaks.gmacs.get(case.arithmetic, 0.0)
-        gmacs = case.macs / us / 1e3 if case.macs else None
+        peak = peaks.gmacs.get(case.kernel.arithmetic, 0.0)
+        gmacs = case.kernel.macs / us / 1e3 if case.kernel.macs else None
         rows.append(
             LayerTime(
                 target.name,
                 case.name,
                 times[case.name],
-                ideal_us(case.macs, peak, case.moved, level.gigabytes_per_second, after=case.after),
+                ideal_us(case.kernel.macs, peak, case.moved, level.gigabytes_per_second, after=case.after),
                 gmacs,
                 gmacs / peak if gmacs else None,
                 case.moved / us / 1e3,
