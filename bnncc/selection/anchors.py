@@ -22,12 +22,12 @@ from bnncc.kernels import pad_bits as pad_bits_kernel
 from bnncc.kernels import pool2d as pool2d_kernel
 from bnncc.kernels import quantize as quantize_kernel
 from bnncc.kernels import xnor_conv2d as xnor_kernel
-from bnncc.ops import conv2d_int8 as conv2d_int8_op
-from bnncc.ops import or_pool2d as or_pool_op
-from bnncc.ops import pad_bits as pad_bits_op
-from bnncc.ops import quantize as quantize_op
-from bnncc.ops import xnor_conv2d as xnor_op
-from bnncc.selection.steps import Bits, Source, bit_layout
+from bnncc.ops.conv2d_int8 import Conv2dInt8
+from bnncc.ops.or_pool2d import OrPool2d
+from bnncc.ops.pad_bits import PadBits
+from bnncc.ops.quantize import Quantize
+from bnncc.ops.xnor_conv2d import XnorConv2d
+from bnncc.selection.steps import Bits, Source, bit_layout, packing_of
 from bnncc.targets.target import Target
 from bnncc.tir import epilogue as ep
 
@@ -77,8 +77,10 @@ class Anchor:
 
 def xnor_conv2d(call: Any, network: Network, target: Target) -> Anchor:
     """R.bnncc.xnor_conv2d(b, w, offset, row_class, col_class, ...)."""
-    step, window, groups = xnor_op.parameters(call)
-    bits, weights, offset, rows, columns = (network.resolve(argument) for argument in call.args[:5])
+    conv = XnorConv2d.of(call)
+    window, groups = conv.window, conv.groups
+    operands = (conv.bits, conv.weights, conv.offset, conv.row_class, conv.col_class)
+    bits, weights, offset, rows, columns = (network.resolve(operand) for operand in operands)
     assert isinstance(bits, str)
     assert isinstance(weights, np.ndarray)
     assert isinstance(offset, np.ndarray)
@@ -93,7 +95,7 @@ def xnor_conv2d(call: Any, network: Network, target: Target) -> Anchor:
         strides=window.strides,
         dilations=window.dilations,
         groups=groups,
-        step=step,
+        step=conv.bit_weight,
         classes=(offset.shape[0], offset.shape[1]),
     )
     packed = xnor_kernel.arrange_weights(weights.astype(np.uint8), shape, target)
@@ -150,11 +152,21 @@ def quantize(call: Any, network: Network, target: Target) -> Anchor:
     """R.bnncc.quantize(x, ...). A network's NCHW input is read as it is where the kernel can."""
     data = network.resolve(call.args[0])
     assert isinstance(data, str)
-    inverse_scale, zero_point, pads, row, dtype = quantize_op.parameters(call)
+    op = Quantize.of(call)
+    dtype = op.dtype
     batch, rows, width, channels = network.shape(data)
     planes = network.before_transpose(data) if quantize_kernel.interleaves(channels) else None
     shape = quantize_kernel.Shape(
-        batch, rows, width, channels, pads, row, inverse_scale, zero_point, dtype, nchw=planes is not None
+        batch,
+        rows,
+        width,
+        channels,
+        op.pads,
+        op.row_elements,
+        op.inverse_scale,
+        op.zero_point,
+        dtype,
+        nchw=planes is not None,
     )
     output = ep.Geometry(batch, rows, width, channels)
     return Anchor(
@@ -173,7 +185,7 @@ def conv2d_int8(call: Any, network: Network, target: Target) -> Anchor:
     assert isinstance(data, str)
     assert isinstance(weights, np.ndarray)
     assert isinstance(bias, np.ndarray)
-    _, window = conv2d_int8_op.parameters(call)
+    window = Conv2dInt8.of(call).window
     output, (_, in_rows, row) = _geometry(call), network.shape(data)
     shape = conv2d_int8_kernel.Shape(
         output, in_rows, row, int(weights.shape[2]), window.kernel, window.strides, window.dilations
@@ -252,7 +264,9 @@ def packing(call: Any, network: Network, target: Target) -> Anchor:
     scalar, limit = None, limits[0]
     if dtype == "float32" and isinstance(limit, np.ndarray) and limit.size == 1:
         scalar, limits = float(limit.reshape(())), []
-    layout = bit_layout(call, output.channels)
+    packing = packing_of(call)
+    assert packing is not None
+    layout = bit_layout(packing, output.channels)
     return Anchor(
         kind="pack",
         shape=pack_kernel.Shape(output, layout, dtype, scalar),
@@ -268,7 +282,7 @@ def or_pool2d(call: Any, network: Network, target: Target) -> Anchor:
     """R.bnncc.or_pool2d(b): the maximum of signs."""
     data = network.resolve(call.args[0])
     assert isinstance(data, str)
-    window, output, shape = or_pool_op.parameters(call), _geometry(call), network.shape(data)
+    window, output, shape = OrPool2d.of(call).window, _geometry(call), network.shape(data)
     layout = ep.BitLayout(network.channels(data), 1, output.channels)
     return Anchor(
         kind="or_pool2d",
@@ -294,9 +308,10 @@ def pad_bits(call: Any, network: Network, target: Target) -> Anchor:
     """R.bnncc.pad_bits(b) of bits that their kernel could not write with a border."""
     data = network.resolve(call.args[0])
     assert isinstance(data, str)
-    pads, pad_bit, channels, groups = pad_bits_op.parameters(call)
+    op = PadBits.of(call)
+    groups = op.groups
     output = _geometry(call.args[0])
-    layout = ep.BitLayout(channels, groups, output.channels // groups, pads, pad_bit)
+    layout = ep.BitLayout(op.channels, groups, output.channels // groups, op.pads, op.pad_bit)
     return Anchor(
         kind="pad_bits",
         shape=pad_bits_kernel.Shape(output, layout),

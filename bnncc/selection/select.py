@@ -11,11 +11,12 @@ import tvm
 from tvm import relax, tirx
 
 from bnncc.kernels import transpose
-from bnncc.ops import arguments, pack, spans, threshold
+from bnncc.ops import spans
+from bnncc.ops.expressions import array, extents
 from bnncc.runtime.artifact import Layer
 from bnncc.selection.anchors import ANCHORS, Anchor
 from bnncc.selection.program import Call, Kernel, Program, Value
-from bnncc.selection.steps import Collector, Source, bit_layout
+from bnncc.selection.steps import Collector, Source, bit_layout, packing_of
 from bnncc.targets.target import Target
 from bnncc.tir.epilogue import can_pack
 
@@ -75,7 +76,7 @@ class _Selection:
             return [self._source(field) for field in expression.fields]
         if expression in self.names:
             return self.names[expression]
-        return arguments.array(expression)
+        return array(expression)
 
     # Bindings ---------------------------------------------------------------------------------------------------
 
@@ -256,7 +257,7 @@ class _Scope:
     params: dict[Any, Source]
 
     def resolve(self, expression: Any) -> Source:
-        return self.params[expression] if expression in self.params else arguments.array(expression)
+        return self.params[expression] if expression in self.params else array(expression)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self.selection.shape(name)
@@ -270,9 +271,10 @@ class _Scope:
 
 def _unanchored(first: Any) -> str:
     """What runs a function that begins with this call and has no anchor."""
-    if first.op.name not in (pack.RELAX, threshold.RELAX):
+    packing = packing_of(first)
+    if packing is None:
         return "elementwise"
-    layout = bit_layout(first, int(first.args[0].ty.shape.values[-1]))
+    layout = bit_layout(packing, extents(packing.values)[-1])
     return "elementwise" if can_pack(layout, 1) else "packing"
 
 
