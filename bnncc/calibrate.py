@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bnncc import targets
-from bnncc.passes.quantize_convs import QuantizeConvs, Range
+from bnncc.passes.quantize_convs import QuantizeConvs, ValueRange
 from bnncc.passes.watch_convs import WATCHED, WatchConvs
 from bnncc.progress import Progress
 from bnncc.runtime import model as runtime
@@ -146,7 +146,7 @@ def _classifies(tensor: Tensor) -> bool:
 # Ranges -------------------------------------------------------------------------------------------------------------
 
 
-def find_ranges(watched: Model, samples: Samples, progress: Progress | None = None) -> dict[int, Range]:
+def find_ranges(watched: Model, samples: Samples, progress: Progress | None = None) -> dict[int, ValueRange]:
     """For each float convolution of a network compiled with WatchConvs, the range of its input."""
     names = [tensor.name for tensor in watched.manifest.outputs if tensor.name.startswith(WATCHED)]
     extremes = dict.fromkeys(names, (0.0, 0.0))  # 0 is always covered: borders hold it
@@ -167,12 +167,12 @@ def find_ranges(watched: Model, samples: Samples, progress: Progress | None = No
     return {number: best_range(counts[name], *extremes[name]) for number, name in enumerate(names)}
 
 
-def best_range(counts: npt.NDArray[np.float64], low: float, high: float) -> Range:
+def best_range(counts: npt.NDArray[np.float64], low: float, high: float) -> ValueRange:
     """The range of least squared error for values of a histogram from `low` <= 0 to `high` >= 0."""
     centers = low + (np.arange(len(counts)) + 0.5) * ((high - low) / len(counts))
-    best, least = Range(low, high), np.inf
+    best, least = ValueRange(low, high), np.inf
     for kept in _KEPT[::-1]:
-        tried = Range(low * float(kept), high * float(kept))
+        tried = ValueRange(low * float(kept), high * float(kept))
         clipped = centers - np.clip(centers, tried.low, tried.high)
         step = (tried.high - tried.low) / _STEPS
         # A value inside is off by up to half a step, evenly distributed; 0 itself is exact.

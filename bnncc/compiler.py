@@ -126,25 +126,23 @@ def lower(
 ) -> tuple[Imported, Program, tuple[PassRecord, ...]]:
     """The first half of `compile`: file -> Relax -> passes -> kernels, before any machine code."""
     from bnncc.frontend.importer import from_onnx
-    from bnncc.passes import pipeline
+    from bnncc.passes import pipeline, steps
     from bnncc.selection.select import select
 
     if dump_ir:
         atomic.make_folder(dump_ir)
     imported = from_onnx(model, shapes or {})
     module, records = imported.module, []
-    steps = pipeline(target, float_convs)
-    for number, step in enumerate(steps):
+    passes = [step.run for step in steps(pipeline(target, float_convs))]
+    for number, each in enumerate(passes):
         if progress:
-            progress("passes", number, len(steps))
+            progress("passes", number, len(passes))
         start = time.perf_counter()
-        module = step(module)
-        seconds = time.perf_counter() - start
-        records.append(
-            PassRecord(step.info.name, seconds, getattr(step, "rewrites", 0), tuple(getattr(step, "skipped", ())))
-        )
+        outcome = each(module)
+        module, seconds = outcome.module, time.perf_counter() - start
+        records.append(PassRecord(each.name, seconds, outcome.rewrites, outcome.refused))
         if dump_ir:
-            atomic.write(Path(dump_ir) / f"{number:03}_{step.info.name}.py", module.script().encode())
+            atomic.write(Path(dump_ir) / f"{number:03}_{each.name}.py", module.script().encode())
     return imported, select(module, target), tuple(records)
 
 

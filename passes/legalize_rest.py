@@ -36,59 +36,65 @@ After::
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar
 
 import tvm
 from tvm import relax
 
 from bnncc.ops import spans
+from bnncc.ops.expressions import dtype, extents, operator
+from bnncc.ops.standard import TO_NCHW, TO_NHWC, CallTir, PermuteDims, Reshape
 from bnncc.passes import dataflow
+from bnncc.passes.contract import Outcome
 from bnncc.runtime.errors import ModelError
 
-_KEPT = frozenset({"reshape", "call_tir"})
+_KEPT = frozenset({Reshape.OPERATOR, CallTir.OPERATOR})
 
 
-@tvm.transform.module_pass(opt_level=0, name="bnncc.LegalizeRest")
 class LegalizeRest:
-    """The pass; `rewrites` counts operators, `skipped` names them."""
+    """The pass; its rewrites are operators."""
 
-    def __init__(self) -> None:
-        self.rewrites = 0
-        self.skipped: list[str] = []
+    name: ClassVar[str] = "bnncc.LegalizeRest"
 
-    def transform_module(self, module: tvm.IRModule, context: Any) -> tvm.IRModule:
+    def __call__(self, module: tvm.IRModule) -> Outcome:
         main = module["main"]
-        block = dataflow.one_block(main)
-        if block is None:
-            return module
+        if dataflow.one_block(main) is None:
+            return Outcome(module)
         others = {variable: function for variable, function in module.functions.items() if variable.name_hint != "main"}
         builder = relax.BlockBuilder(tvm.IRModule(others))
-        mapping: dict[Any, Any] = {}
+        mapping: dict[relax.Var, relax.Expr] = {}
+        rewrites = 0
         with builder.function("main", list(main.params), dataflow.attributes(main), private=False):
             with builder.dataflow():
-                for binding in block.bindings:
-                    value = self._legal(builder, builder.normalize(dataflow.replace(binding.value, mapping)))
+                for binding in dataflow.bindings(main):
+                    value = builder.normalize(dataflow.replace(binding.value, mapping))
+                    if _is_left(value):
+                        value, rewrites = _legal(builder, value), rewrites + 1
                     inner = isinstance(binding.var, relax.DataflowVar)
                     mapping[binding.var] = builder.emit(value) if inner else builder.emit_output(value)
                 result = dataflow.replace(main.body.body, mapping)
             builder.emit_func_output(result)
-        return builder.get() if self.rewrites else module
-
-    def _legal(self, builder: relax.BlockBuilder, value: Any) -> Any:
-        name = dataflow.name(value)
-        if not name or name in _KEPT or _between_layouts(value):
-            return value
-        legalize = value.op.get_attr("FLegalize")
-        result = legalize(builder, value) if legalize is not None else value
-        if dataflow.name(result) == name:
-            node = spans.name_of(value) or "a node"
-            raise ModelError(f"{node}: operator {name} has no static form; export the model with fixed shapes")
-        self.rewrites += 1
-        return result
+        return Outcome(builder.get() if rewrites else module, rewrites)
 
 
-def _between_layouts(value: Any) -> bool:
+def _is_left(value: relax.Expr) -> bool:
+    """Whether this is an operator that neither a kernel nor anything else of ours computes."""
+    name = operator(value)
+    return bool(name) and name not in _KEPT and not _between_layouts(value)
+
+
+def _legal(builder: relax.BlockBuilder, value: relax.Call) -> relax.Expr:
+    legalize = value.op.get_attr("FLegalize")
+    result = legalize(builder, value) if legalize is not None else value
+    if operator(result) == operator(value):
+        node = spans.name_of(value) or "a node"
+        raise ModelError(f"{node}: operator {operator(value)} has no static form; export the model with fixed shapes")
+    return result
+
+
+def _between_layouts(value: relax.Expr) -> bool:
     """Whether this transposes images from NCHW to NHWC or back, for which there is a kernel."""
-    if dataflow.name(value) != "permute_dims" or str(value.ty.dtype) != "float32" or len(dataflow.shape(value)) != 4:
+    permuted = PermuteDims.match(value)
+    if permuted is None or dtype(value) != "float32" or len(extents(value)) != 4:
         return False
-    return [int(axis) for axis in value.attrs.axes or ()] in ([0, 2, 3, 1], [0, 3, 1, 2])
+    return permuted.axes in (TO_NHWC, TO_NCHW)

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 import bnncc
 from bnncc import calibrate, cli
 from bnncc.ops import binarize, binary_conv2d, bitpack, conv2d_int8, quantize
-from bnncc.passes.quantize_convs import Range
+from bnncc.passes.quantize_convs import ValueRange
 from bnncc.runtime import npz
 from bnncc.runtime.artifact import Artifact, Tensor
 from bnncc.runtime.errors import InputError
@@ -84,7 +84,9 @@ def test_integers_are_exact_and_binary_layers_stay_equal() -> None:
     loaded = bnncc.load(artifact)
     for image in x[:2]:
         nhwc = image.transpose(1, 2, 0)[None]
-        q = quantize.meaning(nhwc, inverse_scale=float(inverse), zero_point=zero, pads=(1, 1, 1, 1), row=34 * 3)
+        q = quantize.meaning(
+            nhwc, inverse_scale=float(inverse), zero_point=zero, pads=(1, 1, 1, 1), row_elements=34 * 3
+        )
         sums = conv2d_int8.meaning(q, integers, bias, width=34)
         want = sums.astype(np.float32) * (scales / float(inverse)).astype(np.float32)
         found = loaded(image[None])
@@ -147,7 +149,7 @@ def test_ranges_cover_most_and_zero() -> None:
     found = calibrate.best_range(spread, 0.0, 100.0)
     assert found.low == 0
     assert 2 <= found.high < 20
-    assert calibrate.best_range(np.zeros(2048), 0.0, 0.0) == Range(0.0, 0.0)
+    assert calibrate.best_range(np.zeros(2048), 0.0, 0.0) == ValueRange(0.0, 0.0)
     even = calibrate.best_range(np.ones(2048), -1.0, 1.0)
     assert (even.low, even.high) == (-even.high, even.high)
     assert even.high > 0.95

@@ -28,7 +28,7 @@ from bnncc.tir.tiles import Grid, arg, epilogue_args, float_lanes, slices
 
 @dataclass(frozen=True)
 class Conv2dInt8(TiledConvolution):
-    """Extents of one convolution. Input [N, in_rows, row_values], already padded; pixel x of a row starts at
+    """Extents of one convolution. Input [N, in_rows, row_elements], already padded; pixel x of a row starts at
     x * channels. Weights are int8 HWIO, bias int32 [O]."""
 
     kind: ClassVar[str] = "conv2d_int8"
@@ -36,7 +36,7 @@ class Conv2dInt8(TiledConvolution):
 
     output: ep.Geometry
     in_rows: int
-    row_values: int
+    row_elements: int
     channels: int
     kernel: tuple[int, int]
     strides: tuple[int, int] = (1, 1)
@@ -66,7 +66,7 @@ class Conv2dInt8(TiledConvolution):
         use, lanes = dot(target), float_lanes(target)
         channels = -(-self.output.channels // lanes) * lanes
         return (
-            Argument("input", "input", use.inputs, (self.output.batch, self.in_rows, self.row_values)),
+            Argument("input", "input", use.inputs, (self.output.batch, self.in_rows, self.row_elements)),
             Argument("weights", "constant", use.weights, (self.dot_products(target) * use.group * channels,)),
             Argument("bias", "constant", "int32", (channels,)),
         )
@@ -98,7 +98,7 @@ class Conv2dInt8(TiledConvolution):
             part.once(lambda: ep.emit_borders(epilogue, out, outputs))
 
             def emit(n: Expr, group: Expr, block: Expr, vectors: int, channels: int, y: Expr, x: Expr) -> None:
-                at = n * (self.in_rows * self.row_values) + y * (self.strides[0] * self.row_values)
+                at = n * (self.in_rows * self.row_elements) + y * (self.strides[0] * self.row_elements)
                 at = T.Bind(at + x * (self.strides[1] * self.channels))
                 sums = self._accumulate(use, inputs, at, weights, bias, block * lanes, grid.pixels, vectors * lanes)
                 pixels = [ep.Pixel(n, y, x + p) for p in range(grid.pixels)]
@@ -145,7 +145,7 @@ class Conv2dInt8(TiledConvolution):
                 )
                 for first in parts
             ]
-            here = at + i * (self.dilations[0] * self.row_values) + j * (self.dilations[1] * self.channels)
+            here = at + i * (self.dilations[0] * self.row_elements) + j * (self.dilations[1] * self.channels)
             here = here + k * use.group
             for p in range(pixels):
                 values = T.Bind(use.load_inputs(inputs, here + p * (self.strides[1] * self.channels)))

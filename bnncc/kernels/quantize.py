@@ -34,13 +34,13 @@ def interleaves(channels: int) -> bool:
 @dataclass(frozen=True)
 class Quantize(Kernel):
     """Input float32 [N, H, W, C] of the extents `output`, or [N, C, H, W] when `nchw`; the result is [N, top + H +
-    bottom, row_values] of `dtype`. pads are (top, left, bottom, right) pixels of `zero_point`; so is what follows them
-    in a row. inverse_scale: steps of the integer in 1.0, a float32. The epilogue has nothing to say."""
+    bottom, row_elements] of `dtype`. pads are (top, left, bottom, right) pixels of `zero_point`; so is what follows
+    them in a row. inverse_scale: steps of the integer in 1.0, a float32. The epilogue has nothing to say."""
 
     kind: ClassVar[str] = "quantize"
 
     pads: tuple[int, int, int, int]
-    row_values: int
+    row_elements: int
     inverse_scale: float
     zero_point: int
     dtype: str
@@ -53,12 +53,12 @@ class Quantize(Kernel):
 
     def results(self, epilogue: ep.Epilogue) -> tuple[Argument, ...]:
         rows = self.pads[0] + self.output.rows + self.pads[2]
-        return (Argument("output", "output", self.dtype, (self.output.batch, rows, self.row_values)),)
+        return (Argument("output", "output", self.dtype, (self.output.batch, rows, self.row_elements)),)
 
     def _build(self, epilogue: ep.Epilogue, target: Target, schedule: Schedule) -> tirx.PrimFunc:
         """A unit is a row of the result."""
         lanes, out = float_lanes(target), self.output
-        channels, row_values = out.channels, self.row_values
+        channels, row_elements = out.channels, self.row_elements
         top, left, bottom, _ = self.pads
         in_pixels, kept = out.rows * out.width, out.width * out.channels
         with IRBuilder() as ib, T.prim_func():
@@ -70,11 +70,11 @@ class Quantize(Kernel):
 
                 def border(begin: int, end: int) -> None:
                     with within(whole, begin, end) as y:
-                        fill(output, T.Bind((n * rows + y) * row_values), self.zero_point, row_values, 4 * lanes)
+                        fill(output, T.Bind((n * rows + y) * row_elements), self.zero_point, row_elements, 4 * lanes)
 
                 border(0, top)
                 with within(whole, top, top + out.rows) as y:
-                    at = T.Bind((n * rows + y) * row_values)
+                    at = T.Bind((n * rows + y) * row_elements)
                     fill(output, at, self.zero_point, left * channels, 4 * lanes)
                     start = T.Bind(at + left * channels)
                     if self.nchw and channels > 1:
@@ -83,7 +83,7 @@ class Quantize(Kernel):
                     else:
                         _row(self, inputs, T.Bind((n * out.rows + y - top) * kept), output, start, kept, lanes)
                     end = T.Bind(start + kept)
-                    fill(output, end, self.zero_point, row_values - left * channels - kept, 4 * lanes)
+                    fill(output, end, self.zero_point, row_elements - left * channels - kept, 4 * lanes)
                 border(top + out.rows, rows)
         return ib.get()
 

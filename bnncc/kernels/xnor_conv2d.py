@@ -1,6 +1,6 @@
 """Binary convolution on packed bits, with its epilogue in registers.
 
-acc[n, y, x, o] = offset[row_class[y], col_class[x], o] - per_bit * popcount(window ^ w[o])
+acc[n, y, x, o] = offset[row_class[y], col_class[x], o] - bit_weight * popcount(window ^ w[o])
 
 Words of the window are xor-ed with vectors of weights and counted into a tile of accumulators that never leaves the
 registers; the loops over the window are outside the tile. There is no im2col. What lanes are, and how large the tile
@@ -33,8 +33,8 @@ from bnncc.tir.tiles import SLICE, arg, epilogue_args
 @dataclass(frozen=True)
 class XnorConv2d(Kernel):
     """Extents of one binary convolution. Input [N, in_rows, in_width, groups * group_bytes] is padded already; a group
-    of `in_channels` channels fills `group_bytes` bytes, weights are uint8 [O, taps, group_bytes]. per_bit: what a bit
-    that differs takes from the accumulator, 2 for +-1 activations and 1 for {0, 1}. classes: rows and columns of
+    of `in_channels` channels fills `group_bytes` bytes, weights are uint8 [O, taps, group_bytes]. bit_weight: what a
+    bit that differs takes from the accumulator, 2 for +-1 activations and 1 for {0, 1}. classes: rows and columns of
     `offset`."""
 
     kind: ClassVar[str] = "xnor_conv2d"
@@ -50,7 +50,7 @@ class XnorConv2d(Kernel):
     strides: tuple[int, int] = (1, 1)
     dilations: tuple[int, int] = (1, 1)
     groups: int = 1
-    per_bit: int = 2
+    bit_weight: int = 2
     classes: tuple[int, int] = (1, 1)
 
     @property
@@ -120,7 +120,7 @@ class XnorConv2d(Kernel):
                             where = classes[0][pixel.y] * self.classes[1] + classes[1][pixel.x]
                             base = load(offset, where * out.channels + channel, SLICE, valid)
                         count = counts(number, first)
-                        if self.per_bit == 2:
+                        if self.bit_weight == 2:
                             count = T.shift_left(count, splat(tirx.const(1, "int32"), SLICE))
                         acc = T.Bind(base - count)
                         ep.emit(epilogue, out, pixel, channel, acc, SLICE, valid, params, values, outputs)

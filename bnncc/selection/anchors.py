@@ -21,11 +21,16 @@ from bnncc.kernels.pad_bits import PadBits
 from bnncc.kernels.pool2d import Pool2d
 from bnncc.kernels.quantize import Quantize, interleaves
 from bnncc.kernels.xnor_conv2d import XnorConv2d
-from bnncc.ops import conv2d_int8 as conv2d_int8_op
-from bnncc.ops import or_pool2d as or_pool_op
-from bnncc.ops import pad_bits as pad_bits_op
-from bnncc.ops import quantize as quantize_op
-from bnncc.ops import xnor_conv2d as xnor_op
+from bnncc.ops import standard
+from bnncc.ops.conv2d_int8 import Conv2dInt8 as Conv2dInt8Call
+from bnncc.ops.expressions import dtype, extents, operator
+from bnncc.ops.or_pool2d import OrPool2d as OrPool2dCall
+from bnncc.ops.pack import Pack as PackCall
+from bnncc.ops.pad_bits import PadBits as PadBitsCall
+from bnncc.ops.quantize import Quantize as QuantizeCall
+from bnncc.ops.threshold import Threshold as ThresholdCall
+from bnncc.ops.window import Window
+from bnncc.ops.xnor_conv2d import XnorConv2d as XnorConv2dCall
 from bnncc.selection.steps import Bits, Source, bit_layout
 from bnncc.tir import epilogue as ep
 
@@ -75,9 +80,10 @@ class Anchor:
 
 def xnor_conv2d(call: relax.Call, network: Network) -> Anchor:
     """R.bnncc.xnor_conv2d(b, w, offset, row_class, col_class, ...)."""
-    per_bit, window, groups = xnor_op.parameters(call)
-    bits = network.value(call.args[0])
-    weights, offset, rows, columns = (network.constant(argument) for argument in call.args[1:5])
+    conv = XnorConv2dCall.of(call)
+    bits, window, groups = network.value(conv.bits), conv.window, conv.groups
+    tables = (conv.weights, conv.offset, conv.row_class, conv.col_class)
+    weights, offset, rows, columns = (network.constant(table) for table in tables)
     _, in_rows, in_width, pixel_bytes = network.shape(bits)
     kernel = XnorConv2d(
         _geometry(call),
@@ -89,7 +95,7 @@ def xnor_conv2d(call: relax.Call, network: Network) -> Anchor:
         strides=window.strides,
         dilations=window.dilations,
         groups=groups,
-        per_bit=per_bit,
+        bit_weight=conv.bit_weight,
         classes=(offset.shape[0], offset.shape[1]),
     )
     return Anchor(kernel, (bits,), (weights, offset, rows, columns), dtype="int32", why_not="")
@@ -97,10 +103,11 @@ def xnor_conv2d(call: relax.Call, network: Network) -> Anchor:
 
 def conv2d(call: relax.Call, network: Network) -> Anchor:
     """R.nn.conv2d(x, w), NHWC and HWIO. A network's NCHW input is read as it is, not transposed first."""
-    data, weights = network.value(call.args[0]), network.constant(call.args[1])
-    output = _geometry(call)
-    in_channels, groups = network.shape(data)[3], int(call.attrs.groups)
-    window = _window(call, network.shape(data), (int(weights.shape[0]), int(weights.shape[1])))
+    conv = standard.Conv2d.of(call)
+    data, weights = network.value(conv.x), network.constant(conv.weights)
+    output, groups, in_channels = _geometry(call), conv.groups, network.shape(data)[3]
+    kernel_size = (int(weights.shape[0]), int(weights.shape[1]))
+    window = _window(conv.window, network.shape(data), kernel_size)
     if groups == in_channels == output.channels and groups > 1:
         return Anchor(DepthwiseConv2d(output, **window), (data,), (weights,), why_not=FLOAT_WEIGHTS)
     planes = network.before_transpose(data)
@@ -110,77 +117,94 @@ def conv2d(call: relax.Call, network: Network) -> Anchor:
 
 def quantize(call: relax.Call, network: Network) -> Anchor:
     """R.bnncc.quantize(x, ...). A network's NCHW input is read as it is where the kernel can."""
-    data = network.value(call.args[0])
-    inverse_scale, zero_point, pads, row, dtype = quantize_op.parameters(call)
+    op = QuantizeCall.of(call)
+    data = network.value(op.x)
     batch, rows, width, channels = network.shape(data)
     planes = network.before_transpose(data) if interleaves(channels) else None
-    output = ep.Geometry(batch, rows, width, channels)
-    kernel = Quantize(output, pads, row, inverse_scale, zero_point, dtype, nchw=planes is not None)
-    return Anchor(kernel, (planes or data,), dtype=dtype)
+    output, nchw = ep.Geometry(batch, rows, width, channels), planes is not None
+    kernel = Quantize(output, op.pads, op.row_elements, op.inverse_scale, op.zero_point, op.dtype, nchw)
+    return Anchor(kernel, (planes or data,), dtype=op.dtype)
 
 
 def conv2d_int8(call: relax.Call, network: Network) -> Anchor:
     """R.bnncc.conv2d_int8(q, w, bias, ...)."""
-    data, weights, bias = network.value(call.args[0]), network.constant(call.args[1]), network.constant(call.args[2])
-    _, window = conv2d_int8_op.parameters(call)
-    _, in_rows, row = network.shape(data)
+    conv = Conv2dInt8Call.of(call)
+    data, weights, window = network.value(conv.integers), network.constant(conv.weights), conv.window
+    _, in_rows, row_elements = network.shape(data)
     channels = int(weights.shape[2])
-    kernel = Conv2dInt8(_geometry(call), in_rows, row, channels, window.kernel, window.strides, window.dilations)
-    return Anchor(kernel, (data,), (weights, bias), dtype="int32", why_not=INT8_WEIGHTS)
+    kernel = Conv2dInt8(
+        _geometry(call), in_rows, row_elements, channels, window.kernel, window.strides, window.dilations
+    )
+    constants = (weights, network.constant(conv.bias))
+    return Anchor(kernel, (data,), constants, dtype="int32", why_not=INT8_WEIGHTS)
 
 
 def max_pool2d(call: relax.Call, network: Network) -> Anchor:
     """R.nn.max_pool2d, NHWC."""
-    data = network.value(call.args[0])
-    window = _window(call, network.shape(data), _pair(call.attrs.pool_size))
+    pool = standard.MaxPool2d.of(call)
+    data = network.value(pool.x)
+    window = _window(pool.window, network.shape(data), pool.window.kernel)
     return Anchor(Pool2d(_geometry(call), what="max", **window), (data,))
 
 
 def avg_pool2d(call: relax.Call, network: Network) -> Anchor:
     """R.nn.avg_pool2d, NHWC."""
-    data = network.value(call.args[0])
-    window = _window(call, network.shape(data), _pair(call.attrs.pool_size))
-    if call.attrs.count_include_pad:
-        return Anchor(Pool2d(_geometry(call), what="average_with_pads", **window), (data,))
-    return Anchor(Pool2d(_geometry(call), what="average", **window), (data,))
+    pool = standard.AvgPool2d.of(call)
+    data = network.value(pool.x)
+    window = _window(pool.window, network.shape(data), pool.window.kernel)
+    what: Literal["average", "average_with_pads"] = "average_with_pads" if pool.count_include_pad else "average"
+    return Anchor(Pool2d(_geometry(call), what=what, **window), (data,))
 
 
 def mean(call: relax.Call, network: Network) -> Anchor:
     """R.mean over rows and columns, kept as extents of 1."""
-    data = network.value(call.args[0])
+    data = network.value(standard.Mean.of(call).x)
     _, in_rows, in_width, _ = network.shape(data)
     return Anchor(GlobalPool(_geometry(call), in_rows, in_width), (data,))
 
 
 def matmul(call: relax.Call, network: Network) -> Anchor:
     """R.matmul(x [M, K], w [K, N]) of constant weights."""
-    data, weights = network.value(call.args[0]), network.constant(call.args[1])
+    product = standard.Matmul.of(call)
+    data, weights = network.value(product.x), network.constant(product.weights)
     return Anchor(Dense(_geometry(call), int(weights.shape[0])), (data,), (weights,), why_not=FLOAT_WEIGHTS)
 
 
-def elementwise(call: relax.Call, network: Network) -> Anchor:
-    """The first operand of the first step, loaded from memory."""
-    dtype = _dtype(call.args[0])
-    return Anchor(Elementwise(_geometry(call.args[0]), dtype), (network.value(call.args[0]),), dtype=dtype)
+def loaded(first: relax.Call, network: Network) -> relax.Var:
+    """The operand of an elementwise call that is loaded from memory: its first that is no constant."""
+    operands = (argument for argument in first.args if isinstance(argument, relax.Var))
+    return next(operand for operand in operands if isinstance(network.resolve(operand), str))
 
 
-def packing(call: relax.Call, network: Network) -> Anchor:
-    """R.bnncc.pack or R.bnncc.threshold into a layout that no epilogue can pack into."""
-    data, *tensors = (argument for argument in call.args if isinstance(argument.ty, relax.TensorType))
-    limits = tuple(network.constant(argument) for argument in tensors)
-    output, dtype = _geometry(data), _dtype(data)
-    scalar = None
-    if dtype == "float32" and limits[0].size == 1:
-        scalar, limits = float(limits[0].reshape(())), ()
-    layout = bit_layout(call, output.channels)
-    kernel = Pack(output, dtype, scalar)
-    return Anchor(kernel, (network.value(data),), limits, dtype="uint8", result=Bits(0, layout))
+def elementwise(start: relax.Var, network: Network) -> Anchor:
+    """A tensor loaded from memory, which the steps of an epilogue start from."""
+    return Anchor(Elementwise(_geometry(start), _start(start)), (network.value(start),), dtype=_start(start))
+
+
+def pack(call: relax.Call, network: Network) -> Anchor:
+    """R.bnncc.pack into a layout that no epilogue can pack into."""
+    packing = PackCall.of(call)
+    output, limit = _geometry(packing.values), network.constant(packing.threshold)
+    scalar, limits = (float(limit.reshape(())), ()) if limit.size == 1 else (None, (limit,))
+    result = Bits(0, bit_layout(packing, output.channels))
+    data = network.value(packing.values)
+    return Anchor(Pack(output, "float32", scalar), (data,), limits, dtype="uint8", result=result)
+
+
+def threshold(call: relax.Call, network: Network) -> Anchor:
+    """R.bnncc.threshold into a layout that no epilogue can pack into."""
+    packing = ThresholdCall.of(call)
+    output, limits = _geometry(packing.values), (network.constant(packing.lo), network.constant(packing.hi))
+    result = Bits(0, bit_layout(packing, output.channels))
+    data = network.value(packing.values)
+    return Anchor(Pack(output, "int32", None), (data,), limits, dtype="uint8", result=result)
 
 
 def or_pool2d(call: relax.Call, network: Network) -> Anchor:
     """R.bnncc.or_pool2d(b): the maximum of signs."""
-    data = network.value(call.args[0])
-    window, output, (_, in_rows, in_width, _) = or_pool_op.parameters(call), _geometry(call), network.shape(data)
+    pool = OrPool2dCall.of(call)
+    data, window, output = network.value(pool.bits), pool.window, _geometry(call)
+    _, in_rows, in_width, _ = network.shape(data)
     layout = ep.BitLayout(network.channels(data), 1, output.channels)
     kernel = OrPool2d(output, in_rows, in_width, window.kernel, window.strides, window.pads, window.dilations)
     return Anchor(kernel, (data,), dtype="uint8", result=Bits(0, layout))
@@ -188,25 +212,24 @@ def or_pool2d(call: relax.Call, network: Network) -> Anchor:
 
 def pad_bits(call: relax.Call, network: Network) -> Anchor:
     """R.bnncc.pad_bits(b) of bits that their kernel could not write with a border."""
-    data = network.value(call.args[0])
-    pads, pad_bit, channels, groups = pad_bits_op.parameters(call)
-    output = _geometry(call.args[0])
-    layout = ep.BitLayout(channels, groups, output.channels // groups, pads, pad_bit)
-    return Anchor(PadBits(output), (data,), dtype="uint8", result=Bits(0, layout))
+    op = PadBitsCall.of(call)
+    output = _geometry(op.bits)
+    layout = ep.BitLayout(op.channels, op.groups, output.channels // op.groups, op.pads, op.pad_bit)
+    return Anchor(PadBits(output), (network.value(op.bits),), dtype="uint8", result=Bits(0, layout))
 
 
 def _geometry(tensor: relax.Expr) -> ep.Geometry:
     """The extents of a tensor of rank 4 (NHWC) or 2 ([N, C])."""
-    shape = [int(extent) for extent in tensor.ty.shape.values]
+    shape = extents(tensor)
     if len(shape) == 4:
         return ep.Geometry(*shape)
     assert len(shape) == 2, f"kernels take tensors of rank 2 and 4, this is {shape}"
     return ep.Geometry(shape[0], 1, 1, shape[1])
 
 
-def _dtype(tensor: relax.Expr) -> Literal["float32", "int32"]:
+def _start(tensor: relax.Expr) -> Literal["float32", "int32"]:
     """The type of what an epilogue starts from."""
-    return "int32" if str(tensor.ty.dtype) == "int32" else "float32"
+    return "int32" if dtype(tensor) == "int32" else "float32"
 
 
 class _Window(TypedDict):
@@ -218,36 +241,39 @@ class _Window(TypedDict):
     dilations: tuple[int, int]
 
 
-def _window(call: relax.Call, data: tuple[int, ...], kernel: tuple[int, int]) -> _Window:
-    """The extents that windows of all kinds have, from a call's attributes and its input [N, H, W, C]."""
-    top, left, bottom, right = (int(value) for value in call.attrs.padding)
+def _window(window: Window, data: tuple[int, ...], kernel: tuple[int, int]) -> _Window:
+    """The extents that windows of all kinds have, on an input [N, H, W, C]."""
     return {
         "in_rows": data[1],
         "in_width": data[2],
         "kernel": kernel,
-        "strides": _pair(call.attrs.strides),
-        "pads": (top, left, bottom, right),
-        "dilations": _pair(call.attrs.dilation),
+        "strides": window.strides,
+        "pads": window.pads,
+        "dilations": window.dilations,
     }
 
 
-def _pair(values: relax.Expr) -> tuple[int, int]:
-    first, second = (int(value) for value in values)
-    return first, second
-
-
-# By Relax name. Functions without an anchor are "elementwise", or "packing" where an epilogue cannot pack.
+# By operator. A function that begins with none of these is `elementwise`; one that begins with pack or threshold as
+# well, where an epilogue can pack into their layout.
 ANCHORS: dict[str, Callable[[relax.Call, Network], Anchor]] = {
-    "relax.bnncc.xnor_conv2d": xnor_conv2d,
-    "relax.nn.conv2d": conv2d,
-    "relax.bnncc.quantize": quantize,
-    "relax.bnncc.conv2d_int8": conv2d_int8,
-    "relax.nn.max_pool2d": max_pool2d,
-    "relax.nn.avg_pool2d": avg_pool2d,
-    "relax.mean": mean,
-    "relax.matmul": matmul,
-    "relax.bnncc.or_pool2d": or_pool2d,
-    "relax.bnncc.pad_bits": pad_bits,
-    "packing": packing,
-    "elementwise": elementwise,
+    XnorConv2dCall.OPERATOR: xnor_conv2d,
+    standard.Conv2d.OPERATOR: conv2d,
+    QuantizeCall.OPERATOR: quantize,
+    Conv2dInt8Call.OPERATOR: conv2d_int8,
+    standard.MaxPool2d.OPERATOR: max_pool2d,
+    standard.AvgPool2d.OPERATOR: avg_pool2d,
+    standard.Mean.OPERATOR: mean,
+    standard.Matmul.OPERATOR: matmul,
+    OrPool2dCall.OPERATOR: or_pool2d,
+    PadBitsCall.OPERATOR: pad_bits,
+    PackCall.OPERATOR: pack,
+    ThresholdCall.OPERATOR: threshold,
 }
+
+
+def find(first: relax.Call) -> Callable[[relax.Call, Network], Anchor] | None:
+    """What a fused function that begins with this call is anchored by; None where it is elementwise from the start."""
+    packing = PackCall.match(first) or ThresholdCall.match(first)
+    if packing is not None and ep.can_pack(bit_layout(packing, extents(packing.values)[-1]), 1):
+        return None
+    return ANCHORS.get(operator(first))

@@ -14,15 +14,16 @@ from bnncc.kernels.copy import Copy
 from bnncc.kernels.kernel import Array, Kernel
 from bnncc.kernels.schedule import Schedule, ScheduleError
 from bnncc.kernels.transpose import Transpose
-from bnncc.ops import arguments, pack, spans, threshold
+from bnncc.ops import spans, standard
+from bnncc.ops.expressions import array, extents, operator
 from bnncc.runtime.artifact import Layer
 from bnncc.runtime.errors import OptionError
-from bnncc.selection.anchors import ANCHORS
+from bnncc.selection import anchors
 from bnncc.selection.program import Call, Legalised, Program, Value
-from bnncc.selection.steps import Collector, Source, bit_layout
+from bnncc.selection.steps import Collector, Source
 from bnncc.selection.task import Scheduled, Schedules, Task
 from bnncc.targets.target import Target
-from bnncc.tir.epilogue import Epilogue, Geometry, can_pack
+from bnncc.tir.epilogue import Epilogue, Geometry
 
 MOVES_DATA = "moves data only"
 Named = Source | list[Source]  # what a variable of main stands for
@@ -90,7 +91,7 @@ class _Selection:
             return [self._source(field) for field in expression.fields]
         if expression in self.names:
             return self.names[expression]
-        return arguments.array(expression)
+        return array(expression)
 
     def _source(self, expression: relax.Expr) -> Source:
         """What an expression that is no tuple is."""
@@ -107,33 +108,34 @@ class _Selection:
             self.names[var] = self._named(value)
         elif isinstance(value.op, tvm.ir.GlobalVar):
             self._fused(var, value)
-        elif value.op.name == "relax.call_tir":
-            self._call_tir(var, value)
-        elif value.op.name == "relax.reshape":
-            self._alias(var, self._source(value.args[0]))
+        elif (tir := standard.CallTIR.match(value)) is not None:
+            self._call_tir(var, tir)
+        elif (reshape := standard.Reshape.match(value)) is not None:
+            self._alias(var, self._source(reshape.x))
         else:
-            assert value.op.name == "relax.permute_dims", f"{value.op.name} reached kernel selection"
-            self._transpose(var, value)
+            permutation = standard.PermuteDims.match(value)
+            assert permutation is not None, f"{operator(value)} reached kernel selection"
+            self._transpose(var, permutation)
 
     def _alias(self, var: relax.Var, source: Source) -> None:
         if isinstance(source, str):
             self.names[var] = self._value(var.ty, alias=source)
         else:
-            self.names[var] = source.reshape([int(extent) for extent in var.ty.shape.values])
+            self.names[var] = source.reshape(extents(var))
 
-    def _transpose(self, var: relax.Var, call: relax.Call) -> None:
+    def _transpose(self, var: relax.Var, permutation: standard.PermuteDims) -> None:
         """Between NCHW and NHWC. Where there is one channel or one pixel the bytes are the same."""
-        source = self._source(call.args[0])
+        source = self._source(permutation.x)
         assert isinstance(source, str)
         shape = self.shape(source)
-        to_nhwc = [int(axis) for axis in call.attrs.axes] == [0, 2, 3, 1]
+        to_nhwc = permutation.axes == standard.TO_NHWC
         batch, channels, pixels = shape[0], shape[1 if to_nhwc else 3], shape[2] * shape[3 if to_nhwc else 1]
         if channels == 1 or pixels == 1:
             self._alias(var, source)
             return
         outer, inner = (channels, pixels) if to_nhwc else (pixels, channels)
         kernel = Transpose(Geometry(batch, 1, inner, outer))
-        (name,) = self._call(kernel, Epilogue(), (source,), (), (), self._values(var), spans.name_of(call))
+        (name,) = self._call(kernel, Epilogue(), (source,), (), (), self._values(var), spans.name_of(permutation.call))
         if to_nhwc:
             self.planes[name] = source
 
@@ -145,12 +147,12 @@ class _Selection:
         results = _results(func.body.body, bindings)
         steps = [(binding.var, binding.value) for binding in bindings if isinstance(binding.value, tvm.ir.Call)]
         first_var, first = steps[0]
-        kind = first.op.name if str(func.attrs["bnncc.anchor"]) != "none" else _unanchored(first)
-        anchored = kind != "elementwise"
-        anchor = ANCHORS[kind](first, scope)
+        make = anchors.find(first)
+        start = first_var if make else anchors.loaded(first, scope)
+        anchor = make(first, scope) if make else anchors.elementwise(start, scope)
         collector = Collector(anchor.kernel.output, scope.resolve, self.shape, dtypes=[anchor.dtype])
-        collector.values[first_var if anchored else first.args[0]] = anchor.result
-        for step_var, step in steps[1:] if anchored else steps:
+        collector.values[start] = anchor.result
+        for step_var, step in steps[1:] if make else steps:
             collector.add(step_var, step)
         outputs = self._values(var)
         self._call(
@@ -244,16 +246,16 @@ class _Selection:
             kernel=symbol,
         )
 
-    def _call_tir(self, var: relax.Var, call: relax.Call) -> None:
+    def _call_tir(self, var: relax.Var, tir: standard.CallTIR) -> None:
         """An operator that TVM legalised: its own loops, with temporaries lent by the arena."""
-        global_var, given = call.args[0], call.args[1]
+        global_var = tir.function
         func, spaces = _temporaries_to_params(self.module[global_var])
         symbol = f"tvm_{global_var.name_hint}"
         self.program.kernels[symbol] = Legalised(func)
-        inputs = tuple(self._source(field) for field in given.fields)
+        inputs = tuple(self._source(operand) for operand in tir.operands)
         outputs = self._values(var)
         kind = global_var.name_hint.rstrip("0123456789")
-        layer = self._layer(spans.name_of(call) or global_var.name_hint, kind, symbol, inputs, outputs)
+        layer = self._layer(spans.name_of(tir.call) or global_var.name_hint, kind, symbol, inputs, outputs)
         # TVM's functions take their temporaries last, after the outputs.
         self.program.calls.append(Call(symbol, inputs, tuple(outputs), layer, spaces, len(inputs) + len(outputs)))
 
@@ -303,7 +305,7 @@ class _Scope:
     params: dict[relax.Var, Source]
 
     def resolve(self, expression: relax.Expr) -> Source:
-        return self.params[expression] if expression in self.params else arguments.array(expression)
+        return self.params[expression] if expression in self.params else array(expression)
 
     def value(self, expression: relax.Expr) -> str:
         source = self.resolve(expression)
@@ -323,14 +325,6 @@ class _Scope:
 
     def before_transpose(self, name: str) -> str | None:
         return self.selection.planes.get(name)
-
-
-def _unanchored(first: relax.Call) -> str:
-    """What runs a function that begins with this call and has no anchor."""
-    if first.op.name not in (pack.RELAX, threshold.RELAX):
-        return "elementwise"
-    layout = bit_layout(first, int(first.args[0].ty.shape.values[-1]))
-    return "elementwise" if can_pack(layout, 1) else "packing"
 
 
 def _results(returned: relax.Expr, bindings: list[relax.Binding]) -> list[relax.Var]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from bnncc.tir.registers import Buffer, Expr, bits_of, cast, load, ramp, splat, store
+from bnncc.ops.elementwise import OPERATIONS
+from bnncc.tir.registers import Buffer, Expr, bits_of, load, ramp, splat, store
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Operand:
 
 @dataclass(frozen=True)
 class Step:
-    """One elementwise operation, named as Relax names it without its prefix."""
+    """One operation of `bnncc.ops.elementwise.OPERATIONS`, or a comparison that gives bits."""
 
     op: str
     operands: tuple[Operand, ...]
@@ -108,53 +109,22 @@ class Pixel:
     x: Expr
 
 
-_BINARY: dict[str, Callable[[Expr, Expr], Expr]] = {
-    "add": lambda a, b: a + b,
-    "subtract": lambda a, b: a - b,
-    "divide": lambda a, b: a / b,
-    "maximum": T.max,
-    "minimum": T.min,
+# What gives bits: compared in the type of the accumulator, a boolean for each lane until it is packed.
+_COMPARISONS: dict[str, Callable[..., Expr]] = {
+    "pack": lambda a, least: a >= least,
+    "above": lambda a, limit: a > limit,
+    "at_least": lambda a, least: a >= least,
+    "threshold": lambda a, lo, hi: T.bitwise_and(a >= lo, a <= hi),
 }
 
 
 def _compute(step: Step, args: list[Expr], lanes: int) -> Expr:
-    """The value of one step. Booleans stand for bits until they are packed."""
-    a = args[0]
-    if step.op == "multiply":
-        return _product(a, args[1], lanes)
-    if step.op in _BINARY:
-        return _BINARY[step.op](a, args[1])
-    if step.op == "negative":
-        return a * splat(tirx.const(-1.0, "float32"), lanes)
-    if step.op == "abs":
-        return T.Select(a < splat(tirx.const(0.0, "float32"), lanes), a * splat(tirx.const(-1.0, "float32"), lanes), a)
-    if step.op == "relu":
-        return T.max(a, splat(tirx.const(0.0, "float32"), lanes))
-    if step.op == "clip":
-        return T.min(T.max(a, args[1]), args[2])
-    if step.op == "prelu":
-        # Select, not max + min: it keeps a NaN and the sign of zero as the source does.
-        return T.Select(a < splat(tirx.const(0.0, "float32"), lanes), _product(a, args[1], lanes), a)
-    if step.op == "astype":
-        return cast(a, "float32", lanes)
-    if step.op == "pack":
-        return a >= args[1]
-    if step.op == "above":
-        return a > args[1]
-    if step.op == "threshold":
-        return T.bitwise_and(a >= args[1], a <= args[2])
-    if step.op == "at_least":
-        return a >= args[1]
-    if step.op == "binarize":
-        return T.Select(a >= args[1], splat(tirx.const(1.0, "float32"), lanes), args[2])
-    raise AssertionError(f"epilogue step {step.op} has no meaning here")
-
-
-def _product(a: Expr, b: Expr, lanes: int) -> Expr:
-    """a * b, rounded by itself. Contracted with a following addition it would be rounded once: where the source gives
-    exactly 0, the rounding error would decide the sign."""
-    kind = "float32" if lanes == 1 else f"float32x{lanes}"
-    return T.call_llvm_pure_intrin(kind, "llvm.arithmetic.fence", a * b)
+    """The value of one step."""
+    if step.op in _COMPARISONS:
+        return _COMPARISONS[step.op](*args)
+    operation = OPERATIONS[step.op]
+    assert operation.emit is not None, f"no kernel computes {step.op}"
+    return operation.emit(*args, lanes=lanes)
 
 
 def load_channels(epilogue: Epilogue, params: list[Buffer], channel: Expr, lanes: int, valid: int) -> list[Expr]:
@@ -197,7 +167,7 @@ def emit(
         dtype = "int32" if step.op in ("threshold", "at_least") else "float32"
         value = _compute(step, [operand(source, dtype) for source in step.operands], lanes)
         # TVM's analyzer cannot bind a vector of booleans; each is read once, so nothing is computed twice.
-        values.append(value if step.op in ("pack", "above", "threshold", "at_least") else T.Bind(value))
+        values.append(value if step.op in _COMPARISONS else T.Bind(value))
     for output, buffer in zip(epilogue.outputs, outputs, strict=True):
         if output.bits is None:
             store(buffer, at, values[output.value], lanes, valid)

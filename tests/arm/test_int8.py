@@ -7,7 +7,7 @@ import pytest
 
 import bnncc
 from bnncc import compiler, targets
-from bnncc.passes.quantize_convs import QuantizeConvs, Range
+from bnncc.passes.quantize_convs import QuantizeConvs, ValueRange
 from tests.arm.emulate import needs_qemu, run
 from tests.onnxmodels import model, node
 
@@ -35,7 +35,7 @@ def test_the_same_bits_as_here(name: str, tmp_path: Path) -> None:
     x = np.random.default_rng(1).standard_normal((1, 3, 21, 19)).astype(np.float32)
 
     def quantized(target: str) -> QuantizeConvs:
-        ranges = {0: Range(-3.0, 3.5), 1: Range(0.0, 40.0)}
+        ranges = {0: ValueRange(-3.0, 3.5), 1: ValueRange(0.0, 40.0)}
         dtype = targets.find(target).int8_inputs
         return QuantizeConvs(ranges, dtype=dtype, fewest_macs=1, fewest_macs_per_input=1)
 

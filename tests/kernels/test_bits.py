@@ -53,7 +53,7 @@ def correlate(bits: Array, weights: Array, offset: Array, classes: tuple[Array, 
         for o in range(out.channels):
             group = o // shape.group_channels
             word = pixels[..., group * size : (group + 1) * size] ^ weights[o, tap]
-            acc[..., o] -= shape.per_bit * np.bitwise_count(word).sum(axis=-1, dtype=np.int32)
+            acc[..., o] -= shape.bit_weight * np.bitwise_count(word).sum(axis=-1, dtype=np.int32)
     return acc
 
 
@@ -69,7 +69,7 @@ def check_xnor_conv2d(
     """One convolution of this window and output, on one of these numbers of channels, with anything else drawn; with
     any schedule, or any of the class `lanes`."""
     strides, dilations = (data.draw(st.tuples(*[st.integers(1, 2)] * 2)) for _ in range(2))
-    groups, per_bit = data.draw(st.sampled_from([1, 1, 1, 2, 4])), data.draw(st.integers(1, 2))
+    groups, bit_weight = data.draw(st.sampled_from([1, 1, 1, 2, 4])), data.draw(st.integers(1, 2))
     channels = data.draw(st.sampled_from(channels_of))
     out_channels = data.draw(st.sampled_from([1, 5, 8, 16, 24, 40, 72, 100]))
     group_bytes = bitpack.packed_bytes(channels, target.word_bytes)
@@ -78,7 +78,7 @@ def check_xnor_conv2d(
     out = ep.Geometry(data.draw(st.integers(1, 2)), rows, width, groups * out_channels)
     classes = data.draw(st.sampled_from([(1, 1), (3, 3), (2, 1)]))
     conv = XnorConv2d(
-        out, in_rows, in_width, channels, group_bytes, kernel, strides, dilations, groups, per_bit, classes
+        out, in_rows, in_width, channels, group_bytes, kernel, strides, dilations, groups, bit_weight, classes
     )
     possible = schedules(conv, target) if lanes is None else st.sampled_from(list(lanes.space(conv, target)))
     schedule = data.draw(possible)

@@ -94,7 +94,7 @@ def test_quantize(target: Target, data: st.DataObject) -> None:
     source = np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if nchw else x
     got = np.full((batch, pads[0] + rows + pads[2], row), 0x55, dtype)
     run(kernel.build(ep.Epilogue(), target, Schedule()), target, source, got)
-    want = quantize_op.meaning(x, inverse_scale=inverse, zero_point=zero, pads=pads, row=row, dtype=dtype)
+    want = quantize_op.meaning(x, inverse_scale=inverse, zero_point=zero, pads=pads, row_elements=row, dtype=dtype)
     np.testing.assert_array_equal(got, want)
 
 
