@@ -28,7 +28,7 @@ After::
             R.output(z)
         return z
 
-Leaves alone: grouped or padded layers, and weights that are not constants.
+Refuses: grouped or padded layers, and weights that are not constants.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ After::
             R.output(w)
         return w
 
-Leaves alone: a sign of {0, 1} values or {0, 1} of signs: those are other values.
+Refuses: a sign of {0, 1} values or {0, 1} of signs: those are other values.
 """
 
 from __future__ import annotations

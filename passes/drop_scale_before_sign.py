@@ -23,7 +23,7 @@ After::
             R.output(w)
         return w
 
-Leaves alone: scales that are zero or negative (a sign flips), scales below 1 on real numbers, {0, 1} with a threshold.
+Refuses: scales that are zero or negative (a sign flips), scales below 1 on real numbers, {0, 1} with a threshold.
 """
 
 from __future__ import annotations

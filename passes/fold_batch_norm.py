@@ -26,7 +26,7 @@ After::
             R.output(z)
         return z
 
-Leaves alone: batch norm in training mode, and parameters that are not constants.
+Refuses: batch norm in training mode, and parameters that are not constants.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ After::
             R.output(p)
         return p
 
-Leaves alone: floats that something else reads too (they are needed anyway), a residual or other tensor in between, and
+Refuses: floats that something else reads too (they are needed anyway), a residual or other tensor in between, and
 an expression that rises and falls (PReLU with a negative slope) so that its ones are no interval.
 """
 

@@ -45,8 +45,9 @@ After::
             R.output(z, b)
         return (z, b)
 
-Leaves alone: operators it does not know (softmax, concat, permute_dims, ...), which TVM lowers one by one, operands
-that broadcast over pixels, and packing into groups of channels that do not start at bytes, which is done afterwards.
+Refuses: operators it does not know (softmax, concat, permute_dims, ...), which TVM lowers one by one, tensors of other
+ranks than 2 and 4, operands that broadcast over pixels, and packing into groups of channels that do not start at bytes,
+which is done afterwards.
 """
 
 from __future__ import annotations
@@ -223,10 +224,12 @@ def _why_not(value: relax.Call, operands: list[relax.Var], shape: tuple[int, ...
         return "" if is_exact else f"astype from {cast.source} to {cast.target}"
     if not _packing(value) and dtype(value) != "float32":
         return f"{name} in {dtype(value)}"
+    if len(shape) not in (2, 4):
+        return f"{name} on a tensor of {len(shape)} dimensions; kernels take 2 and 4"
     if any(extents(v) != shape for v in operands):
         return f"{name} with an operand that broadcasts over pixels"
     constants = [a for a in value.args if is_constant(a)]
-    if not shape or not elementwise.is_last_axis(value) or not all(is_per_channel(c, shape) for c in constants):
+    if not elementwise.is_last_axis(value) or not all(is_per_channel(c, shape) for c in constants):
         return f"{name} with a constant that is not one value per channel"
     return ""
 

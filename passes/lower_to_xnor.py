@@ -40,7 +40,7 @@ After::
             R.output(z)
         return z
 
-Leaves alone: a convolution whose input does not come from a Binarize (it may hold any number), and weights that are
+Refuses: a convolution whose input does not come from a Binarize (it may hold any number), and weights that are
 not constants.
 """
 

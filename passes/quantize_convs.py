@@ -34,7 +34,7 @@ After::
             R.output(y)
         return y
 
-Leaves alone: convolutions in groups, with weights that are not constants or not finite, of too few products to win
+Refuses: convolutions in groups, with weights that are not constants or not finite, of too few products to win
 anything, or of so many that int32 might not hold their sum.
 """
 

@@ -30,7 +30,7 @@ After::
             R.output(z)
         return z
 
-Leaves alone: a pool whose floats something else reads, a negative scale before {0, 1}, a negative slope, and a second
+Refuses: a pool whose floats something else reads, a negative scale before {0, 1}, a negative slope, and a second
 operand that is not a constant per channel.
 """
 

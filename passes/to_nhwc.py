@@ -30,7 +30,7 @@ After::
             R.output(v)
         return v
 
-Leaves alone: operators it does not know, and elementwise operators none of whose operands is an image.
+Refuses: operators it does not know, and elementwise operators none of whose operands is an image.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def docstring_example(module: Any) -> tuple[tvm.IRModule, tvm.IRModule]:
     """The modules under `Before::` and `After::` in a pass's docstring."""
     text = module.__doc__
     before, _, after = text.partition("Before::")[2].partition("After::")
-    return parse(before), parse(after.partition("Leaves alone:")[0])
+    return parse(before), parse(after.partition("Refuses:")[0])
 
 
 def random_inputs(module: tvm.IRModule, rng: np.random.Generator) -> list[Array]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @click.argument("file", metavar="MODEL.onnx|ART.bnn")
 @click.option("--target", help="For an ONNX file: the machine it would be compiled for.  [default: native]")
 @output.shape_option
-@click.option("-v", "--verbose", is_flag=True, help="Show what each pass did, and what it left alone and why.")
+@click.option("-v", "--verbose", is_flag=True, help="Show what each pass did, and what it refused and why.")
 @output.json_option
 def command(file: str, target: str | None, shape: tuple[str, ...], verbose: bool, json_file: str | None) -> None:
     """Show every layer of a model or artifact.
@@ -77,7 +77,7 @@ def _tables(title: str, layers: "Sequence[Layer]", passes: "Sequence[PassRecord]
     if verbose:
         click.echo()
         done = [[p.name, p.rewrites, f"{p.seconds * 1e3:.1f}", len(p.refused)] for p in passes]
-        output.table("Passes", ["pass", "rewrites", "ms", "left alone"], done, right=["rewrites", "ms", "left alone"])
+        output.table("Passes", ["pass", "rewrites", "ms", "refused"], done, right=["rewrites", "ms", "refused"])
         for record in passes:
             for reason in record.refused:
-                click.echo(f"{record.name} left alone: {reason}")
+                click.echo(f"{record.name} refused: {reason}")

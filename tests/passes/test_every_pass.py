@@ -65,7 +65,7 @@ def test_values_stay(each: Pass) -> None:
 
 
 @every_pass
-def test_symbolic_batch_is_left_alone(each: Pass) -> None:
+def test_symbolic_batch_is_refused(each: Pass) -> None:
     """The importer fixes every shape; a module that comes another way is not torn."""
     text = """
         @R.function

@@ -1,4 +1,4 @@
-"""What each pass must leave alone, and the reason it gives."""
+"""What each pass must refuse, and the reason it gives."""
 
 from typing import Any
 
@@ -277,6 +277,19 @@ def test_operand_that_broadcasts_over_pixels() -> None:
 
     module = build(gate, [IMAGE, np.zeros((1, 1, 1, 8), np.float32)])
     assert_refused(FuseEpilogue(), module, "broadcasts over pixels")
+
+
+@pytest.mark.parametrize("shape", [(4,), (1, 4, 4), (1, 2, 3, 4, 5)])
+def test_tensor_of_a_rank_without_kernels(shape: tuple[int, ...]) -> None:
+    module = build(relax.op.nn.relu, [np.zeros(shape, np.float32)])
+    assert_refused(FuseEpilogue(), module, f"on a tensor of {len(shape)} dimensions")
+
+
+def test_slopes_along_another_axis_than_the_last() -> None:
+    """As many rows as channels: the slopes fit both."""
+    slope = relax.const(np.linspace(-1, 1, 4).astype(np.float32))
+    module = build(lambda x: relax.op.nn.prelu(x, slope, axis=1), [np.zeros((1, 4, 4, 4), np.float32)])
+    assert_refused(FuseEpilogue(), module, "not one value per channel")
 
 
 def test_sum_of_two_branches_belongs_to_the_later() -> None:
