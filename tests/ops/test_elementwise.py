@@ -13,7 +13,8 @@ from tvm import relax
 
 import bnncc
 from bnncc import compiler
-from bnncc.kernels import elementwise as kernel
+from bnncc.kernels.elementwise import Elementwise
+from bnncc.kernels.schedule import Schedule
 from bnncc.ops import bitpack, elementwise
 from bnncc.ops.elementwise import OPERATIONS, Operation
 from bnncc.targets import find
@@ -46,8 +47,7 @@ def test_kernels_compute_the_meaning(operation: Operation) -> None:
     epilogue = ep.Epilogue((ep.Param("channel", "float32"),) * len(others), (step,), (ep.Output(1, "float32"),))
     target = find("native")
     got = np.empty_like(x)
-    built = kernel.build(kernel.Shape(ep.Geometry(*x.shape), "float32"), epilogue, target)
-    run(built, target, x, *others, got)
+    run(Elementwise(ep.Geometry(*x.shape), "float32").build(epilogue, target, Schedule()), target, x, *others, got)
     assert operation.meaning is not None
     np.testing.assert_array_equal(got, operation.meaning(x, *others))
 
