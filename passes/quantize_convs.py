@@ -9,7 +9,7 @@ tensor, and 0.0, which the padding holds, is the integer z exactly. A weight is 
 whose second sum is constant, a bias per channel. Sums are int32 and exact; s * t is a float32 multiplication, the first
 step of whatever follows. (Jacob et al., Quantization and Training of Neural Networks, CVPR 2018, arXiv 1712.05877.)
 
-With ranges {0: Range(-128, 127)}:
+With ranges {0: InputRange(-128, 127)}:
 
 Before::
 
@@ -41,7 +41,6 @@ anything, or of so many that int32 might not hold their sum.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -50,6 +49,7 @@ from tvm import relax
 
 from bnncc.ops import arguments, conv2d_int8, quantize, spans
 from bnncc.ops.window import Window
+from bnncc.options import InputRange
 from bnncc.passes import dataflow
 from bnncc.passes.watch_convs import float_convs
 
@@ -61,20 +61,13 @@ LARGEST_WEIGHT = 127
 _GROUP = 4  # values that a machine reads at a time, see tir/int8_dot.py
 
 
-@dataclass(frozen=True)
-class Range:
-    """The values of a tensor that its integers must cover; others are clipped. It always covers 0."""
-
-    low: float
-    high: float
-
-    def quantization(self, dtype: str) -> tuple[np.float32, int]:
-        """inverse scale and zero point for `dtype` of bnncc.quantize."""
-        least, most = quantize.LIMITS[dtype]
-        low, high = min(self.low, 0.0), max(self.high, 0.0)
-        # Subnormal ranges have no inverse in float32; to them everything is 0 anyway.
-        inverse = np.float32((most - least) / max(high - low, 1e-30))
-        return inverse, int(np.clip(np.rint(least - low * float(inverse)), least, most))
+def quantization(found: InputRange, dtype: str) -> tuple[np.float32, int]:
+    """inverse scale and zero point for `dtype` of bnncc.quantize."""
+    least, most = quantize.LIMITS[dtype]
+    low, high = min(found.low, 0.0), max(found.high, 0.0)
+    # Subnormal ranges have no inverse in float32; to them everything is 0 anyway.
+    inverse = np.float32((most - least) / max(high - low, 1e-30))
+    return inverse, int(np.clip(np.rint(least - low * float(inverse)), least, most))
 
 
 @relax.transform.function_pass(opt_level=0, name="bnncc.QuantizeConvs")
@@ -84,7 +77,7 @@ class QuantizeConvs:
 
     def __init__(
         self,
-        ranges: Mapping[int, Range],
+        ranges: Mapping[int, InputRange],
         *,
         dtype: str,
         fewest_macs: int = FEWEST_MACS,
@@ -119,7 +112,7 @@ class QuantizeConvs:
             return "the target has no instructions for 8-bit integers that are faster than float32"
         if position not in self._ranges:
             return "the range of its input is not known"
-        if self._ranges[position] == Range(0.0, 0.0):
+        if self._ranges[position] == InputRange(0.0, 0.0):
             return "its input was 0 in all samples"
         if int(call.attrs.groups) != 1:
             return f"a convolution in {call.attrs.groups} groups"
@@ -139,8 +132,8 @@ class QuantizeConvs:
             return f"{macs} products of {inputs} inputs, fewer than {self._fewest_macs_per_input} each"
         return ""
 
-    def _rewrite(self, block: dataflow.Block, call: Any, values: Range) -> Any:
-        inverse_scale, zero_point = values.quantization(self._dtype)
+    def _rewrite(self, block: dataflow.Block, call: Any, values: InputRange) -> Any:
+        inverse_scale, zero_point = quantization(values, self._dtype)
         weights, scales = _integers(arguments.array(call.args[1]))
         bias = -zero_point * weights.astype(np.int64).sum(axis=(0, 1, 2))
         window, (*_, width, channels) = _window(call), dataflow.shape(call.args[0])

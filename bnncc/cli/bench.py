@@ -109,3 +109,7 @@ def _profile_table(profile: "Profile", latency: "Latency") -> None:
     click.echo(f"layers together {profile.total_us:.1f} us, the whole call {latency.median_us:.1f} us")
     for kind, peak in profile.peaks.items():
         click.echo(f"measured peak of one thread, {kind}: {peak:.1f} GMAC/s")
+    if not profile.peaks:
+        click.echo(
+            "no peaks: compile the model with --peaks to see how near its layers come to what this machine can do"
+        )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tvm
 
+from bnncc.options import InputRange, Quantize
 from bnncc.passes import (
     dense_as_conv,
     drop_repeated_sign,
@@ -24,7 +25,7 @@ from bnncc.targets import find
 from tests.irtest import docstring_example, evaluate, parse, random_inputs
 
 EVERY = {"fewest_macs": 1, "fewest_macs_per_input": 1}
-CALIBRATED = {0: quantize_convs.Range(-128, 127)}
+CALIBRATED = {0: InputRange(-128, 127)}
 PASSES: list[tuple[Any, Any]] = [
     (fold_batch_norm, fold_batch_norm.FoldBatchNorm),
     (to_nhwc, to_nhwc.ToNHWC),
@@ -87,6 +88,6 @@ def test_symbolic_batch_is_left_alone(module: Any, make: Any) -> None:
 
 
 def test_every_pass_of_the_pipeline_is_here() -> None:
-    steps = pipeline(find("x86"), quantize_convs.QuantizeConvs({}, dtype="uint8"))
+    steps = pipeline(find("x86"), Quantize({}))
     ours = [p.info.name for p in steps if p.info.name.startswith("bnncc.")]
     assert ours == [make().info.name for _, make in PASSES]

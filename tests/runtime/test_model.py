@@ -14,9 +14,10 @@ import pytest
 
 import bnncc
 from bnncc.runtime import cpu
-from bnncc.runtime import model as runtime
 from bnncc.runtime.artifact import Artifact
 from bnncc.runtime.errors import ArtifactError, InputError, OptionError
+from bnncc.runtime.model import Model, check_cpu
+from bnncc.runtime.network import BoundNetwork, Network
 from tests import toys
 
 ROOT = Path(__file__).parents[2]
@@ -30,13 +31,14 @@ def artifact() -> Artifact:
 
 
 @pytest.fixture
-def model(artifact: Artifact) -> runtime.Model:
+def model(artifact: Artifact) -> Model:
     return bnncc.load(artifact)
 
 
-def test_inputs_in_order_and_by_name(model: runtime.Model) -> None:
+def test_inputs_in_order_and_by_name(model: Model) -> None:
     for given in ((LEFT, RIGHT), ({"right": RIGHT, "left": LEFT},)):
         results = model(*given)
+        assert isinstance(results, dict)
         np.testing.assert_array_equal(results["sum"], LEFT + RIGHT)
         np.testing.assert_array_equal(results["positive"][0], [1, 0, 3])
 
@@ -46,17 +48,17 @@ def test_one_output_is_an_array() -> None:
     np.testing.assert_array_equal(y, [[0, 0, 2, 3]])
 
 
-def test_outputs_are_new_each_time(model: runtime.Model) -> None:
-    first = model(LEFT, RIGHT)["sum"].copy()
-    kept = model(LEFT, RIGHT)["sum"]
+def test_outputs_are_new_each_time(model: Model) -> None:
+    first = model.run(LEFT, RIGHT)["sum"].copy()
+    kept = model.run(LEFT, RIGHT)["sum"]
     model(RIGHT, RIGHT)
     np.testing.assert_array_equal(kept, first)
 
 
-def test_any_memory_layout(model: runtime.Model) -> None:
+def test_any_memory_layout(model: Model) -> None:
     unaligned = np.frombuffer(b"x" + LEFT.tobytes(), np.uint8)[1:].view(np.float32).reshape(2, 3)
     for left in (np.asfortranarray(LEFT), np.repeat(LEFT, 2, axis=1)[:, ::2], unaligned):
-        np.testing.assert_array_equal(model(left, RIGHT)["sum"], LEFT + RIGHT)
+        np.testing.assert_array_equal(model.run(left, RIGHT)["sum"], LEFT + RIGHT)
 
 
 @pytest.mark.parametrize(
@@ -73,14 +75,14 @@ def test_any_memory_layout(model: runtime.Model) -> None:
         (({},), "found inputs none"),
     ],
 )
-def test_wrong_inputs(model: runtime.Model, inputs: tuple[object, ...], says: str) -> None:
+def test_wrong_inputs(model: Model, inputs: tuple[object, ...], says: str) -> None:
     with pytest.raises(InputError) as caught:
         model(*inputs)  # type: ignore[arg-type]
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_binding_runs_on_its_own_arrays(model: runtime.Model) -> None:
+def test_binding_runs_on_its_own_arrays(model: Model) -> None:
     binding = model.bind(LEFT, RIGHT)
     binding.run()
     np.testing.assert_array_equal(binding.outputs["sum"], LEFT + RIGHT)
@@ -96,16 +98,49 @@ def test_binding_runs_on_its_own_arrays(model: runtime.Model) -> None:
         binding.step(99)
 
 
-@pytest.mark.parametrize("kind", list(runtime.PEAK_KINDS))
-def test_peak_counts_macs(model: runtime.Model, kind: str) -> None:
-    few, many = model.peak(kind, 1000), model.peak(kind, 3000)
-    assert few > 0
-    assert many == 3 * few
+def test_this_process_is_a_network_like_any_other(model: Model) -> None:
+    network: Network = model
+    bound: BoundNetwork = network.bind(LEFT, RIGHT)
+    layers = len(network.manifest.layers)
+    for _ in range(2):
+        assert len(bound.time_runs(0)) == 1
+        (sweep,) = bound.time_steps(0)
+        assert len(sweep) == layers + 1
+        np.testing.assert_array_equal(bound.outputs["sum"], LEFT + RIGHT)
+        bound.outputs["sum"].fill(0)
+    bound.time_steps(0)
+    np.testing.assert_array_equal(bound.outputs["sum"], LEFT + RIGHT)
+    assert len(bound.time_runs(0.001)) > 1
+    assert network.machine()["machine"] == cpu.machine()
 
 
-def test_unknown_peak(model: runtime.Model) -> None:
+@pytest.fixture(scope="module")
+def with_peaks() -> Model:
+    return bnncc.load(bnncc.compile(toys.one_node("Relu"), peaks=True))
+
+
+def test_peaks_count_macs(with_peaks: Model) -> None:
+    assert with_peaks.peaks == ("binary", "float32", "int8")
+    for kind in with_peaks.peaks:
+        few, many = (with_peaks.time_peak(kind, iterations) for iterations in (1000, 3000))
+        assert few[0] > 0
+        assert many[0] == 3 * few[0]
+        assert min(few[1], many[1]) > 0
+
+
+def test_unknown_peaks(with_peaks: Model, model: Model) -> None:
     with pytest.raises(OptionError, match="allowed are binary, float32, int8"):
-        model.peak("float64", 1)
+        with_peaks.time_peak("float64", 1)
+    assert model.peaks == ()
+    with pytest.raises(OptionError, match="no peak loops in it; compile the model with peaks"):
+        model.time_peak("binary", 1)
+
+
+def test_peaks_come_only_when_asked_for(artifact: Artifact) -> None:
+    asked = bnncc.compile(toys.add_and_relu(), peaks=True)
+    assert b"bnncc_peak" in asked.library
+    assert b"bnncc_peak" not in artifact.library
+    assert asked.manifest.layers == artifact.manifest.layers
 
 
 def loaded_libraries() -> int:
@@ -124,20 +159,20 @@ def test_two_libraries_at_once_and_after_one_is_gone(artifact: Artifact) -> None
     del first
     gc.collect()
     third = bnncc.load(artifact)
-    np.testing.assert_array_equal(third(LEFT, RIGHT)["sum"], LEFT + RIGHT)
+    np.testing.assert_array_equal(third.run(LEFT, RIGHT)["sum"], LEFT + RIGHT)
     np.testing.assert_array_equal(second(x), [[0, 0, 2, 3]])
     del second, third
     gc.collect()
     assert loaded_libraries() == loaded
 
 
-def test_threads_wait_for_one_another(model: runtime.Model) -> None:
+def test_threads_wait_for_one_another(model: Model) -> None:
     wrong = []
 
     def work(number: int) -> None:
         left = np.full((2, 3), number, np.float32)
         for _ in range(300):
-            if not (model(left, RIGHT)["sum"] == number + 10).all():
+            if not (model.run(left, RIGHT)["sum"] == number + 10).all():
                 wrong.append(number)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
@@ -163,7 +198,7 @@ def test_another_cpu(
     monkeypatch.setattr(cpu, "features", lambda: frozenset({"popcnt", "ssse3", "sse4_1", "sse4_2"}))
     foreign = dataclasses.replace(artifact.manifest, **changes)  # type: ignore[arg-type]
     with pytest.raises(ArtifactError) as caught:
-        runtime.check_cpu(foreign, "net.bnn")
+        check_cpu(foreign, "net.bnn")
     assert says in str(caught.value)
 
 

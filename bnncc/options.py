@@ -1,0 +1,49 @@
+"""What may be chosen about a compilation, apart from the model and the target: all of it decides the result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class InputRange:
+    """The values of a convolution's input that its integers must cover; others are clipped. It always covers 0."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Float convolutions stay what they are."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """The inputs of float convolutions become further outputs of the network, which calibration looks at."""
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """Float convolutions are computed in 8-bit integers, as far as the target gains by it. ranges: number of the
+    convolution, as `Watch` counts its outputs -> range of its input."""
+
+    ranges: Mapping[int, InputRange]
+
+
+FloatConvs = Keep | Watch | Quantize
+KEEP = Keep()
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of one compilation. The cache hashes every field, so each must be data: see `bnncc.cache.encoded`.
+
+    shapes: input name -> shape, for inputs with dynamic dimensions. float_convs: what becomes of float convolutions.
+    peaks: whether the library also holds loops of arithmetic alone, which `bnncc bench --profile` compares layers with.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    float_convs: FloatConvs = KEEP
+    peaks: bool = False
