@@ -16,8 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bnncc.options import InputRange
-from bnncc.passes.watch_convs import WATCHED
+from bnncc.options import WATCHED, InputRange
 from bnncc.progress import Progress, silent
 from bnncc.runtime.array import Array
 from bnncc.runtime.artifact import Calibration, Tensor

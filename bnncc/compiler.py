@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnncc import __version__, targets
-from bnncc.options import Options, Quantize, Watch
+from bnncc.options import WATCHED, Options, Quantize, Watch
 from bnncc.progress import Progress, silent
 from bnncc.runtime import abi, atomic, cpu
 from bnncc.runtime.artifact import FORMAT, Artifact, Layer, Manifest, PassRecord, Tensor
@@ -77,7 +77,6 @@ def build(
     """One compilation. Outputs that `Watch` added are named WATCHED and a number."""
     from bnncc.codegen.assemble import assemble
     from bnncc.codegen.link import link
-    from bnncc.passes.watch_convs import WATCHED
 
     imported, program, passes = lower(model, target, options, dump_ir=dump_ir, progress=progress)
     objects, arena = assemble(program, target, options, progress)

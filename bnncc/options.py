@@ -34,6 +34,7 @@ class Quantize:
 
 FloatConvs = Keep | Watch | Quantize
 KEEP = Keep()
+WATCHED = "input of float convolution "  # and its number: the name of an output that `Watch` adds
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,6 @@ from tvm import relax
 
 from bnncc.passes import dataflow
 
-WATCHED = "input of float convolution "  # and its number: the name of an output for calibration
-
 
 def float_convs(function: Any) -> list[Any]:
     """The calls of nn.conv2d on NHWC images in `function`, in order: calibrated ranges are given by their positions."""

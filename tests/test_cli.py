@@ -235,6 +235,7 @@ def test_bench(tmp_path: Path, compiled: Path) -> None:
     assert record["baseline"]["max_abs_difference"] == 0
     assert record["peaks_gmacs"] == {}
     assert "no peaks: compile the model with --peaks" in printed
+    assert "of peak" not in printed
 
 
 def test_bench_compares_layers_with_peaks_where_there_are_some(tmp_path: Path, exported: Callable[[str], Path]) -> None:
@@ -243,6 +244,7 @@ def test_bench_compares_layers_with_peaks_where_there_are_some(tmp_path: Path, e
     options = ("--min-time", "0.01", "--profile", "--json", tmp_path / "bench.json")
     printed = succeeds("bench", artifact, *options)
     assert "measured peak of one thread, binary" in printed
+    assert "of peak" in printed
     assert "--peaks" not in printed
     record = json.loads((tmp_path / "bench.json").read_text())
     assert record["peaks_gmacs"].keys() == {"binary", "float32"}

@@ -60,7 +60,7 @@ class Model:
         self._arena = memory[start : start + artifact.manifest.arena_bytes]
         self._arena_pointer = memory.ctypes.data + start
         self._inputs = [(tensor, tensor.shape, np.dtype(tensor.dtype)) for tensor in self.manifest.inputs]
-        self._outputs = [(tensor.name, tensor.shape, np.dtype(tensor.dtype)) for tensor in self.manifest.outputs]
+        self._outputs = [(tensor.shape, np.dtype(tensor.dtype)) for tensor in self.manifest.outputs]
 
     def __call__(self, *inputs: Array | Mapping[str, Array]) -> Array | dict[str, Array]:
         """Run the network on arrays in the order of `manifest.inputs`, or on one dict by tensor name.
@@ -71,13 +71,16 @@ class Model:
         Raises:
             InputError: a wrong name, number, shape or dtype.
         """
-        outputs = self.run(*inputs)
-        return outputs if len(outputs) > 1 else next(iter(outputs.values()))
+        outputs = self._compute(inputs)
+        return outputs[0] if len(outputs) == 1 else self._named(outputs)
 
     def run(self, *inputs: Array | Mapping[str, Array]) -> dict[str, Array]:
         """As calling the model, and a dict by name whatever the number of outputs."""
+        return self._named(self._compute(inputs))
+
+    def _compute(self, inputs: tuple[Array | Mapping[str, Array], ...]) -> list[Array]:
         arrays = self._checked(inputs)
-        outputs = [np.empty(shape, dtype) for _, shape, dtype in self._outputs]
+        outputs = [np.empty(shape, dtype) for shape, dtype in self._outputs]
         pointers = abi.arguments(
             [array.ctypes.data for array in arrays], [array.ctypes.data for array in outputs], self._arena_pointer
         )
@@ -87,7 +90,10 @@ class Model:
             else:
                 status = self._functions.run_threads(self._team.threads, self._team.table(*pointers))
         _check_status(status)
-        return {name: output for (name, _, _), output in zip(self._outputs, outputs, strict=True)}
+        return outputs
+
+    def _named(self, outputs: list[Array]) -> dict[str, Array]:
+        return {tensor.name: output for tensor, output in zip(self.manifest.outputs, outputs, strict=True)}
 
     @property
     def threads(self) -> int:
@@ -225,22 +231,27 @@ def check_cpu(manifest: Manifest, where: str) -> None:
 def _open(library: bytes, tensors: int, where: str) -> tuple[ctypes.CDLL, abi.Functions]:
     """Load a shared library from memory: no file that others could change, nothing left behind."""
     descriptor = os.memfd_create("bnncc", os.MFD_CLOEXEC)
+    loaded = None
     try:
         with os.fdopen(descriptor, "wb", closefd=False) as file:
             file.write(library)
         loaded = ctypes.CDLL(f"/proc/self/fd/{descriptor}")
         functions = abi.declare(loaded, tensors)
     except (OSError, AttributeError) as error:
-        os.close(descriptor)
+        if loaded is None:
+            os.close(descriptor)
+        else:
+            _close(loaded._handle, descriptor)
         message = " ".join(str(error).split()).encode("ascii", "backslashreplace").decode()[:160]
         raise ArtifactError(f"{where}: the library cannot be loaded ({message}); compile the model again") from error
-    # dlopen knows a library by its path: were the descriptor closed, the next model would get the same number and be
-    # handed this library. So it stays open for as long as the library is loaded.
+    # The descriptor stays open for as long as the library is loaded, see `_close`.
     weakref.finalize(loaded, _close, loaded._handle, descriptor)
     return loaded, functions
 
 
 def _close(handle: int, descriptor: int) -> None:
+    """Unload a library. dlopen knows a library by its path: were only the descriptor closed, the next model would get
+    the same number and be handed this library."""
     _ctypes.dlclose(handle)
     os.close(descriptor)
 

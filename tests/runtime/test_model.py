@@ -13,7 +13,11 @@ import numpy as np
 import pytest
 
 import bnncc
-from bnncc.runtime import cpu
+from bnncc import compiler, targets
+from bnncc.codegen.assemble import assemble
+from bnncc.codegen.link import link
+from bnncc.options import Options
+from bnncc.runtime import abi, cpu
 from bnncc.runtime.artifact import Artifact
 from bnncc.runtime.errors import ArtifactError, InputError, OptionError
 from bnncc.runtime.model import Model, check_cpu
@@ -210,6 +214,20 @@ def test_a_library_that_is_none(artifact: Artifact) -> None:
             bnncc.load(Artifact(manifest, library))
 
 
+def test_a_library_that_lacks_a_function(artifact: Artifact) -> None:
+    target, options = targets.find("native"), Options()
+    _, program, _ = compiler.lower(toys.add_and_relu(), target, options)
+    objects, _ = assemble(program, target, options)
+    complete = abi.exports(peaks=False)
+    for missing in complete:
+        library = link(objects, target, tuple(symbol for symbol in complete if symbol != missing))
+        manifest = dataclasses.replace(artifact.manifest, library_sha256=hashlib.sha256(library).hexdigest())
+        with pytest.raises(ArtifactError, match=f"the library cannot be loaded .*undefined symbol: {missing}"):
+            bnncc.load(Artifact(manifest, library))
+    # Nothing of them is left that the next library could be taken for.
+    np.testing.assert_array_equal(bnncc.load(artifact).run(LEFT, RIGHT)["sum"], LEFT + RIGHT)
+
+
 def test_a_changed_library_is_not_loaded(artifact: Artifact) -> None:
     with pytest.raises(ArtifactError, match="SHA-256"):
         bnncc.load(dataclasses.replace(artifact, library=artifact.library + b"x"))
@@ -230,6 +248,22 @@ print(*sorted(name for name in new - allowed if not name.startswith(("_cython", 
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert (done.stdout.strip(), done.stderr) == ("", "")
+
+
+def test_what_runs_where() -> None:
+    board = cpu.Host("aarch64", frozenset({"asimd", "crc32", "neon"}))
+    old_board = cpu.Host("armv7l", frozenset({"neon", "vfpv4"}))
+    assert {target.name for target in targets.runnable(board)} == {"arm", "rpi4", "rpi3", "rpi-zero2w"}
+    assert {target.name for target in targets.runnable(old_board)} == {"armv7"}
+    assert targets.runnable(cpu.Host("riscv64", frozenset())) == ()
+    assert targets.runnable(dataclasses.replace(board, system="darwin")) == ()
+    assert (
+        board.why_not("aarch64-linux-gnu", ("asimd", "sve", "i8mm"))
+        == "needs CPU features this machine lacks: i8mm sve"
+    )
+    for triple in ("arm-linux-gnueabihf", "armv7a-linux-gnueabihf"):
+        assert old_board.why_not(triple, ("neon",)) == ""
+        assert board.why_not(triple, ("neon",)) != ""
 
 
 def test_cpu_features_of_x86_and_arm() -> None:
