@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.layers import Case
-from benchmarks.native import bind
 from benchmarks.peaks import Peaks
 from benchmarks.progress import Tell
 from benchmarks.timing import FullSpeed, Median, medians, timed
+from bnncc.bench.kernel import bind
 from bnncc.targets.target import Target
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from tvm import relax
 
 from bnncc.ops.relax import register
+from bnncc.options import KEEP, FloatConvs, Keep, Quantize, Watch
 from bnncc.passes.contract import FromTVM, Outcome, Pass
 from bnncc.passes.dense_as_conv import DenseAsConv
 from bnncc.passes.drop_repeated_sign import DropRepeatedSign
@@ -40,9 +41,8 @@ class Step(NamedTuple):
     run: Pass
 
 
-def pipeline(target: Target, float_convs: WatchConvs | QuantizeConvs | None = None) -> tuple[Phase, ...]:
-    """The passes for a target, in the order in which they run. `float_convs` is the pass for float convolutions, where
-    they are not to stay what they are."""
+def pipeline(target: Target, float_convs: FloatConvs = KEEP) -> tuple[Phase, ...]:
+    """The passes for a target, in the order in which they run."""
     register()
     return (
         Phase(
@@ -74,7 +74,7 @@ def pipeline(target: Target, float_convs: WatchConvs | QuantizeConvs | None = No
             ),
         ),
         # After all passes that look for neighbours of float convolutions.
-        Phase("floats", (float_convs,) if float_convs else ()),
+        Phase("floats", _on_float_convs(float_convs, target)),
         # The same permutation or copy written twice is computed once; after everything that may write it twice.
         Phase(
             "tidy",
@@ -100,3 +100,13 @@ def steps(phases: tuple[Phase, ...]) -> Iterator[Step]:
     for phase in phases:
         for each in phase.passes:
             yield Step(phase.name, each)
+
+
+def _on_float_convs(choice: FloatConvs, target: Target) -> tuple[Pass, ...]:
+    match choice:
+        case Keep():
+            return ()
+        case Watch():
+            return (WatchConvs(),)
+        case Quantize(ranges):
+            return (QuantizeConvs(ranges, dtype=target.int8_inputs),)

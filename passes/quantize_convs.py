@@ -9,7 +9,7 @@ tensor, and 0.0, which the padding holds, is the integer z exactly. A weight is 
 whose second sum is constant, a bias per channel. Sums are int32 and exact; s * t is a float32 multiplication, the first
 step of whatever follows. (Jacob et al., Quantization and Training of Neural Networks, CVPR 2018, arXiv 1712.05877.)
 
-With ranges {0: ValueRange(-128, 127)}:
+With ranges {0: InputRange(-128, 127)}:
 
 Before::
 
@@ -54,6 +54,7 @@ from bnncc.ops import conv2d_int8, quantize, spans
 from bnncc.ops.expressions import array, extents, is_constant
 from bnncc.ops.standard import Conv2d
 from bnncc.ops.window import Window
+from bnncc.options import InputRange
 from bnncc.passes import dataflow
 from bnncc.passes.contract import Outcome
 from bnncc.passes.watch_convs import float_conv
@@ -66,20 +67,13 @@ LARGEST_WEIGHT = 127
 _GROUP = 4  # values that a machine reads at a time, see tir/int8_dot.py
 
 
-@dataclass(frozen=True)
-class ValueRange:
-    """The values of a tensor that its integers must cover; others are clipped. It always covers 0."""
-
-    low: float
-    high: float
-
-    def quantization(self, dtype: str) -> tuple[np.float32, int]:
-        """inverse scale and zero point for `dtype` of bnncc.quantize."""
-        least, most = quantize.LIMITS[dtype]
-        low, high = min(self.low, 0.0), max(self.high, 0.0)
-        # Subnormal ranges have no inverse in float32; to them everything is 0 anyway.
-        inverse = np.float32((most - least) / max(high - low, 1e-30))
-        return inverse, int(np.clip(np.rint(least - low * float(inverse)), least, most))
+def quantization(found: InputRange, dtype: str) -> tuple[np.float32, int]:
+    """inverse scale and zero point for `dtype` of bnncc.quantize."""
+    least, most = quantize.LIMITS[dtype]
+    low, high = min(found.low, 0.0), max(found.high, 0.0)
+    # Subnormal ranges have no inverse in float32; to them everything is 0 anyway.
+    inverse = np.float32((most - least) / max(high - low, 1e-30))
+    return inverse, int(np.clip(np.rint(least - low * float(inverse)), least, most))
 
 
 @dataclass(frozen=True)
@@ -89,7 +83,7 @@ class QuantizeConvs:
 
     name: ClassVar[str] = "bnncc.QuantizeConvs"
 
-    ranges: Mapping[int, ValueRange]
+    ranges: Mapping[int, InputRange]
     dtype: str
     fewest_macs: int = FEWEST_MACS
     fewest_macs_per_input: int = FEWEST_MACS_PER_INPUT
@@ -117,7 +111,7 @@ class QuantizeConvs:
             return "the target has no instructions for 8-bit integers that are faster than float32"
         if position not in self.ranges:
             return "the range of its input is not known"
-        if self.ranges[position] == ValueRange(0.0, 0.0):
+        if self.ranges[position] == InputRange(0.0, 0.0):
             return "its input was 0 in all samples"
         if conv.groups != 1:
             return f"a convolution in {conv.groups} groups"
@@ -136,8 +130,8 @@ class QuantizeConvs:
             return f"{macs} products of {inputs} inputs, fewer than {self.fewest_macs_per_input} each"
         return ""
 
-    def _rewrite(self, block: dataflow.Block, conv: Conv2d, values: ValueRange) -> relax.Expr:
-        inverse_scale, zero_point = values.quantization(self.dtype)
+    def _rewrite(self, block: dataflow.Block, conv: Conv2d, values: InputRange) -> relax.Expr:
+        inverse_scale, zero_point = quantization(values, self.dtype)
         weights, scales = _integers(array(conv.weights))
         bias = -zero_point * weights.astype(np.int64).sum(axis=(0, 1, 2))
         window, span, (*_, width, channels) = conv.window, conv.call.span, extents(conv.x)

@@ -35,8 +35,6 @@ from bnncc.ops.standard import Conv2d
 from bnncc.passes import dataflow
 from bnncc.passes.contract import Outcome
 
-WATCHED = "input of float convolution "  # and its number: the name of an output for calibration
-
 
 def float_conv(value: relax.Expr) -> Conv2d | None:
     """`value` if it is a convolution of an NHWC image in float32."""

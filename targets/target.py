@@ -5,6 +5,8 @@ No code branches on its name."""
 from dataclasses import dataclass
 from typing import Literal
 
+from bnncc.runtime.cpu import Host
+
 Int8Dot = Literal["", "vnni", "madd", "sdot", "smlal", "vmlal"]
 
 
@@ -108,3 +110,7 @@ class Target:
         if self.options:
             config["cl-opt"] = list(self.options)
         return config
+
+    def runs_on(self, host: Host) -> bool:
+        """Whether `host` runs its code."""
+        return not host.why_not(self.triple, self.features)

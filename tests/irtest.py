@@ -9,9 +9,8 @@ import tvm
 from tvm import relax
 
 from bnncc.ops.relax import register
+from bnncc.options import KEEP, FloatConvs
 from bnncc.passes import Outcome, Pass, pipeline, steps
-from bnncc.passes.quantize_convs import QuantizeConvs
-from bnncc.passes.watch_convs import WatchConvs
 from bnncc.targets import find
 
 Array = np.ndarray[Any, Any]
@@ -51,7 +50,7 @@ def transform(module: tvm.IRModule, *passes: Pass) -> tvm.IRModule:
     return run(module, *passes)[-1].module
 
 
-def whole(target: str, float_convs: WatchConvs | QuantizeConvs | None = None) -> list[Pass]:
+def whole(target: str, float_convs: FloatConvs = KEEP) -> list[Pass]:
     """Every pass of the pipeline for a target."""
     return [step.run for step in steps(pipeline(find(target), float_convs))]
 

@@ -1,5 +1,7 @@
 """bnncc inspect."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -40,9 +42,10 @@ def command(file: str, target: str | None, shape: tuple[str, ...], verbose: bool
         layers, passes, target = manifest.layers, manifest.passes, manifest.target
     else:
         from bnncc import compiler
+        from bnncc.options import Options
 
         target = target or "native"
-        layers, passes = compiler.inspect(file, target, shapes=shapes)
+        layers, passes = compiler.inspect(file, target, Options(shapes=shapes))
     report = {
         "file": file,
         "target": target,
@@ -52,7 +55,7 @@ def command(file: str, target: str | None, shape: tuple[str, ...], verbose: bool
     output.show(report, json_file, lambda: _tables(f"{file} for {target}", layers, passes, verbose))
 
 
-def _tables(title: str, layers: "Sequence[Layer]", passes: "Sequence[PassRecord]", verbose: bool) -> None:
+def _tables(title: str, layers: Sequence[Layer], passes: Sequence[PassRecord], verbose: bool) -> None:
     rows = [
         [
             layer.name,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-import bnncc
+from bnncc import __version__
 from bnncc.frontend.packed import PackedLayer, packed_copy
 from bnncc.ops import ONNX_DOMAIN, ONNX_VERSION, binarize, binary_conv, binary_gemm
 from bnncc.runtime import atomic
@@ -198,7 +198,7 @@ def _attach_functions(model: "onnx.ModelProto") -> None:
     model.opset_import.append(helper.make_opsetid("", OPSET))
     if used:
         model.opset_import.append(helper.make_opsetid(ONNX_DOMAIN, ONNX_VERSION))
-    model.producer_name, model.producer_version = "bnncc", bnncc.__version__
+    model.producer_name, model.producer_version = "bnncc", __version__
 
 
 def _write(model: "onnx.ModelProto", path: str | os.PathLike[str]) -> None:

@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tvm import tirx
 
+from bnncc.bench.kernel import call, load
 from bnncc.kernels.conv2d import Conv2d
 from bnncc.kernels.dense import Dense
 from bnncc.kernels.depthwise import DepthwiseConv2d
 from bnncc.targets.target import Target
 from bnncc.tir import epilogue as ep
 from bnncc.tir import shares
-from tests.kernelrun import call, each_target, load, run
+from tests.kernelrun import each_target, run
 from tests.kernels.checks import check, schedules
 from tests.kernels.epilogues import cases
 
@@ -92,7 +93,7 @@ def one_image_after_the_other(
     padding: tirx.PrimFunc, batch: int, kernel: tirx.PrimFunc, target: Target, *arrays: Array
 ) -> None:
     """Run a padded convolution: its workspace, arrays[2], has room for one image."""
-    pad, convolution = load(padding, target), load(kernel, target)
+    pad, convolution = load({"pad": padding, "kernel": kernel}, target).values()
     rows, units = shares.units(padding) // batch, shares.units(kernel) // batch
     for n in range(batch):
         call(pad, [arrays[0], arrays[2]], (n * rows, (n + 1) * rows))

@@ -20,11 +20,12 @@ from bnncc.kernels.tile_schedule import ConvSchedule, TileSchedule
 from bnncc.kernels.xnor_conv2d import XnorConv2d
 from bnncc.kernels.xnor_schedules import ChannelLanes, WindowLanes, WordLanes
 from bnncc.ops import bitpack
+from bnncc.runtime.array import Array
 from bnncc.targets import TARGETS
 from bnncc.targets.target import Target
 from bnncc.tir import epilogue as ep
 from bnncc.tir import int8_dot
-from tests.kernelrun import Array, each_target, run
+from tests.kernelrun import each_target, run
 from tests.kernels.epilogues import param, scalar, value
 
 SETTINGS = settings(max_examples=12, deadline=None)

@@ -8,23 +8,24 @@ import numpy as np
 import pytest
 import tvm
 
+from bnncc.options import InputRange, Quantize, Watch
 from bnncc.passes import Pass
 from bnncc.passes.contract import FromTVM
 from bnncc.passes.lower_to_xnor import LowerToXnor
-from bnncc.passes.quantize_convs import QuantizeConvs, ValueRange
+from bnncc.passes.quantize_convs import QuantizeConvs
 from bnncc.passes.watch_convs import WatchConvs
 from tests.irtest import docstring_example, evaluate, parse, random_inputs, run, whole
 
 # What a docstring's example was made with, where that is not what the pipeline gives the pass.
 EXAMPLES: dict[type, Pass] = {
     LowerToXnor: LowerToXnor(word_bytes=1),
-    QuantizeConvs: QuantizeConvs({0: ValueRange(-128, 127)}, dtype="uint8", fewest_macs=1, fewest_macs_per_input=1),
+    QuantizeConvs: QuantizeConvs({0: InputRange(-128, 127)}, dtype="uint8", fewest_macs=1, fewest_macs_per_input=1),
 }
 PASSES = [
     EXAMPLES.get(type(each), each)
-    for float_convs in (QuantizeConvs({}, dtype="uint8"), WatchConvs())
+    for float_convs in (Quantize({}), Watch())
     for each in whole("x86", float_convs)
-    if not isinstance(each, FromTVM) and (float_convs is each or not isinstance(float_convs, WatchConvs))
+    if not isinstance(each, FromTVM) and (isinstance(each, WatchConvs) or float_convs == Quantize({}))
 ]
 every_pass = pytest.mark.parametrize("each", PASSES, ids=[each.name for each in PASSES])
 

@@ -8,12 +8,13 @@ import tvm
 from tvm import relax
 
 from bnncc.ops import conv2d_int8, quantize
+from bnncc.options import InputRange
 from bnncc.passes import watch_convs
-from bnncc.passes.quantize_convs import QuantizeConvs, ValueRange
+from bnncc.passes.quantize_convs import QuantizeConvs, quantization
 from bnncc.passes.watch_convs import WatchConvs
 from tests.irtest import Array, build, docstring_example, evaluate, run, transform
 
-WIDE = ValueRange(-4.0, 4.0)
+WIDE = InputRange(-4.0, 4.0)
 EVERY = {"fewest_macs": 1, "fewest_macs_per_input": 1}
 
 
@@ -49,7 +50,7 @@ def test_integers_are_those_of_numpy() -> None:
     x, w = random(1, 5, 6, 3), random(3, 3, 3, 4)
     module = transform(convolution(x, w, padding=[1, 1, 1, 1]), QuantizeConvs({0: WIDE}, dtype="uint8", **EVERY))
     (found,) = evaluate(module, x)
-    inverse, zero = WIDE.quantization("uint8")
+    inverse, zero = quantization(WIDE, "uint8")
     scales = np.abs(w).max(axis=(0, 1, 2)).astype(np.float64) / 127
     integers = np.rint(w / scales).astype(np.int8)
     bias = (-zero * integers.astype(np.int32).sum(axis=(0, 1, 2))).astype(np.int32)
@@ -67,7 +68,7 @@ def test_integers_are_those_of_numpy() -> None:
         (random(1, 8, 8, 4), random(3, 3, 4, 8), {}, {"fewest_macs": 10**6}, "products, fewer than 1000000"),
         (random(1, 8, 8, 4), random(1, 1, 4, 4), {}, {"fewest_macs_per_input": 32}, "fewer than 32 each"),
         (random(1, 8, 8, 4), random(3, 3, 4, 8), {}, {"ranges": {}}, "range of its input is not known"),
-        (random(1, 8, 8, 4), random(3, 3, 4, 8), {}, {"ranges": {0: ValueRange(0.0, 0.0)}}, "was 0 in all samples"),
+        (random(1, 8, 8, 4), random(3, 3, 4, 8), {}, {"ranges": {0: InputRange(0.0, 0.0)}}, "was 0 in all samples"),
         (random(1, 8, 8, 4), random(3, 3, 4, 8), {}, {"dtype": ""}, "no instructions for 8-bit"),
         (random(1, 1, 1, 40000), random(1, 1, 40000, 8), {}, {}, "may not fit int32"),
     ],
@@ -86,7 +87,7 @@ def test_refused(x: Array, w: Array, attributes: Any, options: Any, reason: str)
 @pytest.mark.parametrize("high", [0.0, 1e-40, 5.0, -1.0])
 @pytest.mark.parametrize("dtype", sorted(quantize.LIMITS))
 def test_zero_is_exact_and_ranges_are_covered(low: float, high: float, dtype: str) -> None:
-    inverse, zero = ValueRange(low, high).quantization(dtype)
+    inverse, zero = quantization(InputRange(low, high), dtype)
     least, most = quantize.LIMITS[dtype]
     assert least <= zero <= most
     assert 0 < inverse < np.inf
