@@ -31,6 +31,7 @@ maximum_signature_line_length = 90
 napoleon_numpy_docstring = False
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_title = "bnncc"
 html_static_path = ["_static"]
 html_css_files = ["bnncc.css"]
