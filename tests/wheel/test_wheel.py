@@ -60,7 +60,7 @@ def install() -> Iterator[Install]:
         def environment(python: str, *requirements: str | Path) -> Path:
             subprocess.run([python, "-m", "venv", "--without-pip", folder], check=True)
             interpreter = Path(folder, "bin", "python")
-            pip("--python", interpreter, "install", "--only-binary", ":all:", *requirements)
+            pip("--python", interpreter, "install", "--no-compile", "--only-binary", ":all:", *requirements)
             return interpreter
 
         yield environment
