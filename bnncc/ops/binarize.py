@@ -1,7 +1,7 @@
 """Binarize: real numbers to one of two values.
 
-signs (unipolar = 0):  y = +1 where x >= 0, else -1          sign(0) = +1, sign(-0.0) = +1, NaN -> -1
-bits  (unipolar = 1):  y = 1 where x > threshold, else 0     strictly above; NaN -> 0
+    signs (unipolar = 0):  y = +1 where x >= 0, else -1          sign(0) = +1, sign(-0.0) = +1, NaN -> -1
+    bits  (unipolar = 1):  y = 1 where x > threshold, else 0     strictly above; NaN -> 0
 
 ONNX attributes: ``unipolar`` INT (default 0), ``threshold`` FLOAT (default 0; read only where unipolar = 1).
 x and y are float32 of the same shape, any rank and layout.
