@@ -12,8 +12,9 @@ import bnncc
 
 artifact, out = sys.argv[1:]
 digits = np.load(Path(__file__).with_name("digits.npz"))
-y = bnncc.load(artifact)(digits["x"])
-assert bnncc.load(artifact, threads=2)(digits["x"]).tobytes() == y.tobytes()
+(y,) = bnncc.load(artifact).run(digits["x"]).values()
+(again,) = bnncc.load(artifact, threads=2).run(digits["x"]).values()
+assert again.tobytes() == y.tobytes()
 assert (y.argmax(1) == digits["y"].argmax(1)).all()
 np.testing.assert_allclose(y, digits["y"], rtol=1e-4, atol=1e-4 * np.abs(digits["y"]).max())
 loaded = {name.partition(".")[0] for name in sys.modules}

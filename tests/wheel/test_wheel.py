@@ -71,7 +71,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, npt.NDArray[
     """The artifact that this environment makes of the stored network, and its scores here."""
     path = tmp_path_factory.mktemp("digits") / "digits.bnn"
     bnncc.compile(HERE / "digits.onnx").save(path)
-    return path, bnncc.load(path)(np.load(HERE / "digits.npz")["x"])
+    (y,) = bnncc.load(path).run(np.load(HERE / "digits.npz")["x"]).values()
+    return path, y
 
 
 def run(interpreter: Path, *arguments: str | Path) -> str:
