@@ -14,7 +14,7 @@ it prints as its number in this list, because TVM moves strings out of calls.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from bnncc.ops.arguments import Integer, Real, Shape
 
 RELAX = "relax.bnncc.quantize"
+Integers = Literal["uint8", "int8", "int16"]
 LIMITS = {"uint8": (0, 255), "int8": (-128, 127), "int16": (0, 255)}
-_TYPES = tuple(LIMITS)
+_TYPES: tuple[Integers, ...] = get_args(Integers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,7 @@ class Quantize(View):
     zero_point: int
     pads: Pads
     row_elements: int
-    dtype: str
+    dtype: Integers
 
     @classmethod
     def of(cls, call: relax.Call) -> Self:
@@ -86,7 +87,7 @@ def call(
     span: tvm.ir.Span | None = None,
 ) -> relax.Call:
     """The Relax call; numbers may be Python's or Relax's."""
-    kind = arguments.integer(_TYPES.index(dtype) if isinstance(dtype, str) else dtype)
+    kind = arguments.integer(list(LIMITS).index(dtype) if isinstance(dtype, str) else dtype)
     numbers = [arguments.real(inverse_scale), arguments.integer(zero_point)]
     return arguments.make(RELAX, [x, *numbers, arguments.shape(pads), arguments.integer(row_elements), kind], span)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,6 @@ from bnncc.ops import bitpack, elementwise
 from bnncc.ops.expressions import operator
 from bnncc.ops.pack import Pack, Packing
 from bnncc.ops.pad_bits import PadBits
-from bnncc.ops.standard import Astype
 from bnncc.ops.threshold import Threshold
 from bnncc.tir import epilogue as ep
 
@@ -54,11 +54,7 @@ class Collector:
             self._pad(var, padding)
             return
         packing = packing_of(call)
-        step = self._comparison(packing) if packing else self._step(call)
-        if step is None:  # the identity
-            self.values[var] = self.values[call.args[0]]
-            return
-        self.steps.append(step)
+        self.steps.append(self._comparison(packing) if packing else self._step(call))
         self.names.append(operator(call).rpartition(".")[2])
         self.dtypes.append("float32")
         number = len(self.steps)
@@ -75,11 +71,8 @@ class Collector:
                 outputs.append(ep.Output(value, self.dtypes[value]))
         return ep.Epilogue(tuple(self.params), tuple(self.steps), tuple(outputs))
 
-    def _step(self, call: relax.Call) -> ep.Step | None:
-        """An operation of the table; None where it changes nothing."""
-        cast = Astype.match(call)
-        if cast and cast.source == cast.target:
-            return None
+    def _step(self, call: relax.Call) -> ep.Step:
+        """An operation of the table."""
         operation = elementwise.find(call)
         assert operation is not None, f"{operator(call)} was fused but no kernel knows it"
         operands = operation.operands(call)
@@ -128,7 +121,9 @@ class Collector:
         pixelless = shape[-1:] == full[-1:] and int(np.prod(shape[:-1])) == 1
         # A tensor of one pixel is both; it is read as a tensor when it is one, and the result is the same.
         constant = isinstance(source, np.ndarray)
-        kind = "channel" if pixelless and (constant or int(np.prod(full[:-1])) > 1) else "tensor"
+        kind: Literal["tensor", "channel"] = (
+            "channel" if pixelless and (constant or int(np.prod(full[:-1])) > 1) else "tensor"
+        )
         assert kind == "channel" or int(np.prod(shape)) == int(np.prod(full)), f"{shape} does not fit {full}"
         dtype = str(source.dtype) if isinstance(source, np.ndarray) else "float32"
         for number, known in enumerate(self.sources):

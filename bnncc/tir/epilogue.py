@@ -7,6 +7,7 @@ and the packed signs that the next binary layer reads. Tensors are NHWC.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
@@ -19,7 +20,7 @@ from bnncc.tir.registers import Buffer, Expr, bits_of, load, ramp, splat, store
 class Param:
     """An operand in memory: "tensor" has the output's shape [N, H, W, C], "channel" is [C]."""
 
-    kind: str
+    kind: Literal["tensor", "channel"]
     dtype: str
 
 
@@ -28,7 +29,7 @@ class Operand:
     """What a step reads: ("value", i) the i-th value (0 is the accumulator, i the result of step i - 1),
     ("param", i) the i-th parameter, or ("scalar", _, x) the constant x."""
 
-    kind: str
+    kind: Literal["value", "param", "scalar"]
     index: int = 0
     scalar: float = 0.0
 
