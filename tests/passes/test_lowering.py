@@ -150,6 +150,34 @@ def test_pool_between_sign_and_convolution(unipolar: bool) -> None:
     assert (evaluate(lowered, x)[0] == evaluate(imported, x)[0]).all()
 
 
+@pytest.mark.parametrize("between", ["Neg", "Clip", "LeakyRelu"])
+def test_what_rises_or_falls_between_pool_and_sign(between: str) -> None:
+    """The sign goes in front of the pool, where it becomes a threshold."""
+    rng = np.random.default_rng(6)
+    x = rng.standard_normal((1, 16, 8, 8)).astype(np.float32)
+    w = bitpack.pack(rng.integers(0, 2, (16, 9, 16)).astype(bool))
+    numbers = {"channels": 16, "kernel_shape": [3, 3], "strides": [1, 1], "pads": [1, 1, 1, 1], "dilations": [1, 1]}
+    limits: dict[str, Any] = {"least": np.float32(-2).reshape(()), "most": np.float32(2).reshape(())}
+    weights = {"w": w} | (limits if between == "Clip" else {})
+    nodes = [
+        binary("Binarize", ["x"], "s"),
+        binary("BinaryConv", ["s", "w"], "a", **numbers),
+        node("MaxPool", ["a"], "p", kernel_shape=[2, 2], strides=[2, 2]),
+        node(between, ["p", *(limits if between == "Clip" else ())], "b"),
+        binary("Binarize", ["b"], "t"),
+        binary("BinaryConv", ["t", "w"], "y", **numbers),
+    ]
+    imported = from_onnx(model(nodes, weights, x.shape)).module
+    lowered = transform(imported, *whole("x86-avx2"))
+    text = lowered.script()
+    assert ("R.bnncc.or_pool2d" in text, text.count("R.bnncc.threshold"), "R.bnncc.binarize" in text) == (
+        True,
+        1,
+        False,
+    )
+    assert (evaluate(lowered, x)[0] == evaluate(imported, x)[0]).all()
+
+
 def test_two_convolutions_share_their_bits() -> None:
     rng = np.random.default_rng(4)
     x = rng.standard_normal((1, 16, 6, 6)).astype(np.float32)
