@@ -7,7 +7,7 @@
     int32 bnncc_peak(int32 kind, int64 iterations, int64* done) arithmetic alone, where it was asked for: *done is set
                                                                 to the multiply-accumulates that were made
 
-Each returns 0. Tensors are C-contiguous and in the manifest's order, the arena starts at a multiple of ALIGNMENT. The
+T returns 0. Tensors are C-contiguous and in the manifest's order, the arena starts at a multiple of ALIGNMENT. The
 library needs no other but, for some networks, libm.
 """
 
@@ -23,7 +23,7 @@ PEAK = "bnncc_peak"
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 
-Each = TypeVar("Each")
+T = TypeVar("T")
 Function = Callable[..., int]
 Number = type[ctypes.c_int32] | type[ctypes.c_int64] | type[ctypes.c_void_p]
 
@@ -55,7 +55,7 @@ def exports(*, peaks: bool) -> tuple[str, ...]:
     return (RUN, RUN_THREADS, STEP, PEAK) if peaks else (RUN, RUN_THREADS, STEP)
 
 
-def arguments(inputs: Sequence[Each], outputs: Sequence[Each], arena: Each) -> tuple[Each, ...]:
+def arguments(inputs: Sequence[T], outputs: Sequence[T], arena: T) -> tuple[T, ...]:
     """What `bnncc_run` takes, in order; the other entry points take it last."""
     return (*inputs, *outputs, arena)
 

@@ -36,7 +36,7 @@ class Operand:
 
 @dataclass(frozen=True)
 class Step:
-    """One operation of `bnncc.ops.elementwise.OPERATIONS`, or a comparison that gives bits."""
+    """One operation of the table in bnncc/ops/elementwise.py, or a comparison that gives bits."""
 
     op: str
     operands: tuple[Operand, ...]
