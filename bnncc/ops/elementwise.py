@@ -22,8 +22,7 @@ from bnncc.ops.standard import PRelu
 
 if TYPE_CHECKING:
     from tvm import relax
-
-    from bnncc.tir.registers import Expr
+    from tvm.tirx import Expr
 
 Floats = npt.NDArray[np.float32]
 # Of a call: a tensor, or a number that the call holds beside its tensors.
@@ -38,8 +37,8 @@ def _arguments(call: relax.Call) -> tuple[Operand, ...]:
 class Operation:
     """One operation. Functions take its operands in order, numbers as float32.
 
-    operator: as in `R.<name>`. meaning: in numpy, on float32 tensors that broadcast. emit: as TIR, on vectors of `lanes`
-    float32 in registers. operands: how they are read from a call; the first is a tensor. others: what operands after
+    operator: as in `R.<name>`. meaning: in numpy, on float32 tensors that broadcast. emit: as TIR, on vectors of
+    `lanes` float32 in registers. operands: how they are read from a call; the first is a tensor. others: what operands after
     the first are: "numbers", "tensors" that broadcast as numpy's do, or one value for each "channel", along an axis
     that the call names. direction: of the operands after the first; for each channel +1 where the value never falls as
     the first operand rises, -1 where it never rises, 0 where it may do both; without it that is not known, or the value
@@ -179,10 +178,14 @@ def _as_slope(slope: Floats) -> Floats:
 
 def _number(value: float, lanes: int) -> Expr:
     from tvm import tirx
+    from tvm.tirx.script.builder import ir as T
 
-    from bnncc.tir.registers import splat
+    number = tirx.const(value, "float32")
+    return T.broadcast(number, lanes) if lanes > 1 else number
 
-    return splat(tirx.const(value, "float32"), lanes)
+
+def _vector(lanes: int) -> str:
+    return "float32" if lanes == 1 else f"float32x{lanes}"
 
 
 def _emit_product(a: Expr, b: Expr, lanes: int) -> Expr:
@@ -190,8 +193,7 @@ def _emit_product(a: Expr, b: Expr, lanes: int) -> Expr:
     exactly 0, the rounding error would decide the sign."""
     from tvm.tirx.script.builder import ir as T
 
-    kind = "float32" if lanes == 1 else f"float32x{lanes}"
-    return T.call_llvm_pure_intrin(kind, "llvm.arithmetic.fence", a * b)
+    return T.call_llvm_pure_intrin(_vector(lanes), "llvm.arithmetic.fence", a * b)
 
 
 def _emit_maximum(a: Expr, b: Expr, lanes: int) -> Expr:
@@ -234,9 +236,9 @@ def _emit_binarize(a: Expr, least: Expr, otherwise: Expr, lanes: int) -> Expr:
 
 
 def _emit_cast(a: Expr, lanes: int) -> Expr:
-    from bnncc.tir.registers import cast
+    from tvm.tirx.script.builder import ir as T
 
-    return cast(a, "float32", lanes)
+    return T.cast(a, _vector(lanes))
 
 
 _COMPUTED = (

@@ -1,7 +1,7 @@
 """XnorConv2d: binary convolution of packed bits as xor and popcount, an int32 accumulator for every output.
 
-Relax: `R.bnncc.xnor_conv2d(b, w, offset, row_class, col_class, bit_weight, kernel, ...)`, then `strides, dilations,
-groups`.
+Relax: `R.bnncc.xnor_conv2d(b, w, offset, row_class, col_class, bit_weight, kernel, ...)`, then strides,
+dilations and groups.
 
     accumulator[n, y, x, o] = offset[row_class[y], col_class[x], o]
                               - bit_weight * sum over the window of popcount(b ^ w)
