@@ -38,11 +38,11 @@ class Operation:
     """One operation. Functions take its operands in order, numbers as float32.
 
     operator: as in `R.<name>`. meaning: in numpy, on float32 tensors that broadcast. emit: as TIR, on vectors of
-    `lanes` float32 in registers. operands: how they are read from a call; the first is a tensor. others: what operands after
-    the first are: "numbers", "tensors" that broadcast as numpy's do, or one value for each "channel", along an axis
-    that the call names. direction: of the operands after the first; for each channel +1 where the value never falls as
-    the first operand rises, -1 where it never rises, 0 where it may do both; without it that is not known, or the value
-    may be NaN where no operand is. turns: when direction is 0.
+    `lanes` float32 in registers. operands: how they are read from a call; the first is a tensor. others: what operands
+    after the first are: "numbers", "tensors" that broadcast as numpy's do, or one value for each "channel", along an
+    axis that the call names. direction: of the operands after the first; for each channel +1 where the value never
+    falls as the first operand rises, -1 where it never rises, 0 where it may do both; without it that is not known, or
+    the value may be NaN where no operand is. turns: when direction is 0.
     """
 
     operator: str
