@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from bnncc import cache, targets
+from bnncc.kernels.pixel_schedule import PixelSchedule
+from bnncc.kernels.schedule import Schedule
 from bnncc.options import InputRange, Keep, Options, Quantize, Watch
 from bnncc.runtime.errors import ModelError
 from tests.runtime.test_artifact import sample
@@ -33,18 +35,19 @@ def test_the_key_holds_everything_that_decides() -> None:
     assert cache.key("net", b"model", TARGET, Options(), samples) in keys
 
 
-# Each field of Options, with a value that is not its default.
-OTHER: dict[str, dict[str, Any]] = {
-    "shapes": {"shapes": {"x": (1, 3)}},
-    "float_convs": {"float_convs": Quantize({0: InputRange(0.0, 1.0)})},
-    "peaks": {"peaks": True},
+# Each field of Options: values that are not its default, each of which decides something else.
+OTHER: dict[str, tuple[Any, ...]] = {
+    "shapes": ({"x": (1, 3)}, {"x": (3, 1)}, {"y": (1, 3)}),
+    "float_convs": (Watch(), Quantize({}), Quantize({0: InputRange(0.0, 1.0)}), Quantize({1: InputRange(0.0, 1.0)})),
+    "schedules": ({"a task": Schedule()}, {"a task": PixelSchedule(2)}, {"a task": PixelSchedule(3)}),
+    "peaks": (True,),
 }
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Options)])
 def test_the_key_holds_every_option(field: str) -> None:
-    changed = Options(**OTHER[field])  # a new option needs a value above, and no line in the cache
-    assert cache.key("net", b"model", TARGET, changed, None) != cache.key("net", b"model", TARGET, PLAIN, None)
+    options = [PLAIN, *(Options(**{field: value}) for value in OTHER[field])]  # a new option needs a line above alone
+    assert len({cache.key("net", b"model", TARGET, each, None) for each in options}) == len(options)
 
 
 def test_a_field_that_nobody_thought_of_decides_too() -> None:
