@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
+    from bnncc.frontend.capture import Example
+    from bnncc.frontend.export import Exported
     from bnncc.runtime.artifact import Artifact
     from bnncc.runtime.model import Model
 
@@ -27,12 +29,16 @@ __version__ = "0.1.0"
 
 
 def export(
-    module: torch.nn.Module, example: torch.Tensor | tuple[torch.Tensor, ...], path: str | os.PathLike[str]
-) -> None:
+    module: torch.nn.Module | torch.export.ExportedProgram,
+    example: Example,
+    path: str | os.PathLike[str],
+    *,
+    check: bool = True,
+) -> Exported:
     """Write a torch module to an ONNX file with operators of the domain `bnncc`; see `bnncc.frontend.export.export`."""
     from bnncc.frontend import export as frontend
 
-    frontend.export(module, example, path)
+    return frontend.export(module, example, path, check=check)
 
 
 def compile(
