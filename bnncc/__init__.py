@@ -6,12 +6,15 @@
     model = bnncc.load("net.bnn")                        # on the machine that runs it
     y = model(x)                                         # numpy in, numpy out
 
-Importing this package loads nothing else: torch, tvm and onnx come in when the function that needs them is called.
+What these raise is in `bnncc.errors`. Importing this package loads nothing else: torch, tvm and onnx come in when the
+function that needs them is called.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from bnncc.runtime import errors as errors
 
 if TYPE_CHECKING:
     import os
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
     import torch
 
     from bnncc.frontend.capture import Example
-    from bnncc.frontend.export import Exported
     from bnncc.runtime.artifact import Artifact
     from bnncc.runtime.model import Model
 
@@ -34,11 +36,11 @@ def export(
     path: str | os.PathLike[str],
     *,
     check: bool = True,
-) -> Exported:
+) -> None:
     """Write a torch module to an ONNX file with operators of the domain `bnncc`; see `bnncc.frontend.export.export`."""
     from bnncc.frontend import export as frontend
 
-    return frontend.export(module, example, path, check=check)
+    frontend.export(module, example, path, check=check)
 
 
 def compile(

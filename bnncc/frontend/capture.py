@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from bnncc.runtime.errors import InputError, ModelError
 
 Example: TypeAlias = Tensor | tuple[Any, ...] | Mapping[Any, Any]
+_REFUSED_TYPES = (torch.float16, torch.bfloat16, torch.complex32, torch.complex64, torch.complex128)
 _ONE_AT_A_TIME = threading.RLock()  # torch's exporters change torch itself while they run
 
 
@@ -76,6 +77,19 @@ def leaves(value: object, name: str) -> list[tuple[str, Tensor]]:
 def path_of(module: nn.Module, path: str) -> str:
     """What an error calls the part at `path`: the whole module by its class."""
     return path or type(module).__name__
+
+
+def scope_path(node: fx.Node) -> str:
+    """The path of the module that a recorded node comes from."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    return plain_path(str(stack[-1][0])) if stack else ""
+
+
+def plain_path(path: str) -> str:
+    """Without the number of a module's second call, and without torch.compile's wrapper."""
+    again = path.rpartition("@")
+    path = again[0] if again[0] and again[2].isdigit() else path
+    return ".".join(part for part in path.split(".") if part != "_orig_mod")
 
 
 def first_line(error: BaseException) -> str:
@@ -238,12 +252,21 @@ def _called(module: nn.Module, arguments: tuple[Any, ...]) -> object:
 
 def _program(module: nn.Module, arguments: tuple[Any, ...]) -> ExportedProgram:
     try:
-        return torch.export.export(module, copy.deepcopy(arguments), strict=False)
+        program = torch.export.export(module, copy.deepcopy(arguments), strict=False)
     except Exception as error:
         raise ModelError(
             f"{type(module).__name__}: torch cannot export it: {first_line(error)} "
             f"Write forward with operators that torch.export.export knows."
         ) from error
+    for graph in (part.graph for part in program.graph_module.modules() if isinstance(part, fx.GraphModule)):
+        for node in graph.nodes:
+            value = node.meta.get("val")
+            if isinstance(value, Tensor) and value.dtype in _REFUSED_TYPES:
+                raise ModelError(
+                    f"{path_of(module, scope_path(node))}: forward computes in {value.dtype}; allowed is "
+                    f"torch.float32. Leave autocast and half() out of forward, with a flag for export."
+                )
+    return program
 
 
 def _input_names(module: nn.Module, arguments: tuple[Any, ...]) -> list[str]:

@@ -11,7 +11,6 @@ named after the module they come from (naming.py). At last the file is compared 
 import logging
 import os
 import time
-from dataclasses import dataclass
 
 import onnx
 from onnx import checker, helper, inliner
@@ -32,27 +31,9 @@ from bnncc.runtime.errors import ModelError
 _LOGGER = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Exported:
-    """What `export` did. seconds: in all, of which check_seconds comparing the file on `compared` inputs."""
-
-    path: str
-    binary_layers: int
-    seconds: float
-    check_seconds: float
-    compared: int
-
-    def __str__(self) -> str:
-        checked = f"{self.check_seconds:.1f} s of them to check it on {self.compared} inputs"
-        return (
-            f"{self.path}: {self.binary_layers} binary layers, exported in {self.seconds:.1f} s, "
-            f"{checked if self.compared else 'not checked'}"
-        )
-
-
 def export(
     module: nn.Module | ExportedProgram, example: Example, path: str | os.PathLike[str], *, check: bool = True
-) -> Exported:
+) -> None:
     """Write `module`, in eval mode, to the ONNX file `path`, whose shapes (batch too) are those of `example`.
 
     module    also inside DistributedDataParallel, DataParallel or torch.compile, or an ExportedProgram; it is left as
@@ -63,8 +44,8 @@ def export(
               torch by ==, the file layer by layer, in onnxruntime or, where that is missing, in onnx's reference
 
     A single input is called "input", several take the names of forward's parameters or their keys. A single output is
-    called "output", several "output_0", "output_1", ..., those of a dict their keys. The result, which also goes to
-    the log of this module, tells the number of binary layers and the seconds taken.
+    called "output", several "output_0", "output_1", ..., those of a dict their keys. One INFO line of the logger
+    `bnncc.frontend.export` tells the number of binary layers and the seconds, in all and for the check.
 
     ModelError names the layer: a weight that is not +-s per output channel, a value that is not finite or not
     float32, a binary layer whose input is not binarised, an operator torch cannot export, a result that differs from
@@ -90,9 +71,9 @@ def export(
         checked = time.perf_counter() - checking if check else 0.0
     atomic.write(path, model.SerializeToString(deterministic=True))
     layers = sum(node.domain == ONNX_DOMAIN and node.op_type != binarize.NAME for node in model.graph.node)
-    exported = Exported(str(path), layers, time.perf_counter() - start, checked, compared)
-    _LOGGER.info("%s", exported)
-    return exported
+    checks = f"{checked:.1f} s of them to check it on {compared} inputs" if check else "not checked"
+    seconds = time.perf_counter() - start
+    _LOGGER.info("%s: %d binary layers, exported in %.1f s, %s", path, layers, seconds, checks)
 
 
 def _attach_functions(model: onnx.ModelProto) -> None:

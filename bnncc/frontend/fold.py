@@ -105,7 +105,7 @@ def _evaluated(program: ExportedProgram) -> dict[fx.Node, tuple[Any, int]]:
 def _constant(program: ExportedProgram, node: fx.Node, value: Tensor) -> fx.Node:
     first = next(iter(program.graph.nodes))
     with program.graph.inserting_before(first):
-        placeholder = program.graph.placeholder(f"c_{node.name}")
+        placeholder: fx.Node = program.graph.placeholder(f"c_{node.name}")
     placeholder.meta = {"val": node.meta["val"]}
     argument = TensorArgument(placeholder.name)
     program.graph_signature.input_specs.insert(0, InputSpec(InputKind.CONSTANT_TENSOR, argument, placeholder.name))

@@ -5,7 +5,8 @@
 
 A sign near 0 that flips would change everything behind it, so in step 2 each step function (Binarize, comparisons,
 roundings) gets the very tensor that the recorded program gave it: what lies between two of them is compared alone.
-Binary layers must agree by ==; what floats compute to 1e-4 of the tensor's largest number.
+Binary layers must agree by ==; what floats compute to 1e-4 of the tensor's largest number, and 1e-6 of the largest that
+it was computed from, since a sum may cancel.
 """
 
 import copy
@@ -18,9 +19,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from bnncc.frontend.capture import Capture, first_line, path_of, tensors
+from bnncc.frontend.capture import Capture, first_line, path_of, scope_path, tensors
 from bnncc.frontend.fold import constants
-from bnncc.frontend.translate import scope_path
 from bnncc.ops import ONNX_DOMAIN
 from bnncc.runtime.errors import ModelError
 
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 RANDOM_INPUTS = 2
 TOLERANCE = 1e-4
-_STEPS = ("ArgMax", "ArgMin", "Ceil", "Equal", "Floor", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Round")
-_STEPS += ("Sign", "TopK")
+CANCELLED = 1e-6
+_COMPARES = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+_STEPS = (*_COMPARES, "ArgMax", "ArgMin", "Ceil", "Floor", "Mod", "Round", "Sign", "TopK")
 
 
 def compare(
@@ -66,8 +67,9 @@ def compare(
                 raise _torch_differs(captured, program, arguments, recorded)
         forced = _Forced(decomposed, recorded.binary)
         outputs = forced.outputs(inputs)
+        ends = decomposed.graph.output_node().all_input_nodes
         for i, (ours, theirs) in enumerate(zip(outputs, expected, strict=True)):
-            if not _close(ours.numpy(), theirs.numpy()):
+            if not _close(ours.numpy(), theirs.numpy(), forced.largest(ends)):
                 raise ModelError(
                     f"{name}: torch's exporter changes the network: output {captured.outputs[i]} "
                     f"{_difference(ours.numpy(), theirs.numpy())}. Write forward with simpler operators."
@@ -102,6 +104,11 @@ class _Run(fx.Interpreter):
         if isinstance(result, Tensor):
             self.values[n.name] = result
         return result
+
+    def largest(self, nodes: Sequence[fx.Node]) -> float:
+        """The largest number that these nodes read."""
+        read = {before.name for node in nodes for before in node.all_input_nodes}
+        return max((_largest(self.values[name].numpy()) for name in read if name in self.values), default=0.0)
 
 
 class _Recorded(_Run):
@@ -176,6 +183,11 @@ class _File:
         reference = self.known.get(self.origins.get(value, ""))
         return reference if reference is not None and reference.dtype == torch.float32 else None
 
+    def _largest(self, node: "onnx.NodeProto") -> float:
+        """The largest number that a node reads."""
+        known = (self._reference(value) for value in node.input)
+        return max((_largest(value.numpy()) for value in known if value is not None), default=0.0)
+
     def _session(self, chosen: Sequence[str], name: str) -> tuple[Any, list[str], list[str]]:
         """The model with `chosen` as further outputs and steps fed from outside, and which values those are."""
         from onnx import TensorProto, helper
@@ -221,7 +233,11 @@ class _File:
                     reference = self.known[self.origins[value]].numpy()
                 else:
                     continue
-                if not _close(found[value], reference, exact=exact and bool((reference == np.rint(reference)).all())):
+                if exact and (reference == np.rint(reference)).all():
+                    right = np.array_equal(found[value], reference)
+                else:
+                    right = _close(found[value], reference, self._largest(node))
+                if not right:
                     yield value, found[value], reference
 
 
@@ -273,14 +289,20 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return bool(((a == b) | ((a != a) & (b != b))).all())
 
 
-def _close(found: Array, reference: Array, *, exact: bool = False) -> bool:
+def _close(found: Array, reference: Array, inputs: float) -> bool:
+    """`inputs`: the largest number that it was computed from."""
     if found.shape != reference.shape or found.dtype != reference.dtype:
         return False
-    if exact or reference.dtype.kind != "f":
-        return np.array_equal(found, reference, equal_nan=reference.dtype.kind == "f")
-    finite = np.abs(reference[np.isfinite(reference)])
-    largest = float(finite.max()) if finite.size else 0.0
-    return np.allclose(found, reference, rtol=TOLERANCE, atol=TOLERANCE * largest, equal_nan=True)
+    if reference.dtype.kind != "f":
+        return np.array_equal(found, reference)
+    allowed = TOLERANCE * _largest(reference) + CANCELLED * inputs
+    return np.allclose(found, reference, rtol=TOLERANCE, atol=allowed, equal_nan=True)
+
+
+def _largest(values: Array) -> float:
+    """The largest magnitude of a finite number; 0 where there is none."""
+    finite = np.abs(values[np.isfinite(values)]) if values.dtype.kind == "f" else np.zeros(0)
+    return float(finite.max()) if finite.size else 0.0
 
 
 def _difference(found: Array, reference: Array) -> str:

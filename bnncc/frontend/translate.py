@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import fx
 from torch.export import ExportedProgram
 
-from bnncc.frontend.capture import first_line
+from bnncc.frontend.capture import first_line, plain_path
 from bnncc.ops import ONNX_DOMAIN, ONNX_VERSION, binarize, binary_conv, binary_gemm, bitpack
 from bnncc.runtime.errors import ModelError
 
@@ -56,20 +55,7 @@ def translate(program: ExportedProgram, name: str) -> tuple["onnx.ModelProto", E
 def module_path(properties: Mapping[str, str]) -> str:
     """The path of the module an ONNX node comes from; the exporter notes the nesting and, last, the operator."""
     scopes = ast.literal_eval(properties.get(_SCOPES, "[]"))
-    return _plain_path(str(scopes[-2])) if len(scopes) > 1 else ""
-
-
-def scope_path(node: fx.Node) -> str:
-    """The same of a node that torch recorded."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    return _plain_path(str(stack[-1][0])) if stack else ""
-
-
-def _plain_path(path: str) -> str:
-    """Without the number of a module's second call, and without torch.compile's wrapper."""
-    again = path.rpartition("@")
-    path = again[0] if again[0] and again[2].isdigit() else path
-    return ".".join(part for part in path.split(".") if part != "_orig_mod")
+    return plain_path(str(scopes[-2])) if len(scopes) > 1 else ""
 
 
 def _translations() -> dict[Any, Callable[..., Any]]:

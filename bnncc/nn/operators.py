@@ -12,14 +12,13 @@ least, under autocast too, so that they are exact integers.
 
 import contextlib
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-_LIBRARY = torch.library.Library("bnncc", "DEF")
+_LIBRARY = torch.library.Library("bnncc", "DEF")  # type: ignore[no-untyped-call]
 
 
 def binarize(x: Tensor, unipolar: bool, threshold: float) -> Tensor:
@@ -87,32 +86,62 @@ def _autocast(kind: str) -> bool:
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
-def _batched(operator: Callable[..., Tensor], tensors: int) -> Callable[..., tuple[Tensor, int]]:
-    """The vmap rule: torch's own rules for what the operator is made of."""
-
-    def rule(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
-        inner = partial(_trailing, operator, arguments[tensors:])
-        return torch.vmap(inner, in_dims[:tensors])(*arguments[:tensors]), 0
-
-    return rule
+_Dims = tuple[int | None, ...]
 
 
-def _trailing(operator: Callable[..., Tensor], options: tuple[Any, ...], *tensors: Tensor) -> Tensor:
-    return operator(*tensors, *options)
+def _vmap_binarize(info: Any, in_dims: _Dims, x: Tensor, *options: Any) -> tuple[Tensor, int | None]:
+    return binarize(x, *options), in_dims[0]
 
 
-def _define(signature: str, operator: Callable[..., Tensor], tensors: int) -> None:
-    name = signature.partition("(")[0]
-    _LIBRARY.define(signature)
-    _LIBRARY.impl(name, operator, "CompositeImplicitAutograd")
-    torch.library.register_vmap(f"bnncc::{name}", _batched(operator, tensors), lib=_LIBRARY)
+def _vmap_conv(
+    info: Any,
+    in_dims: _Dims,
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    pads: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    pad_value: float,
+) -> tuple[Tensor, int]:
+    """A batch of inputs goes along N; a batch of weights makes that many times the groups."""
+    size, (of_x, of_weight) = info.batch_size, in_dims[:2]
+    spatial = weight.dim() - 2 - (of_weight is not None)
+    if of_weight is None:
+        x = x.movedim(int(of_x or 0), 0)
+        flat = x.flatten(0, 1) if x.dim() == spatial + 3 else x
+        y = binary_conv(flat, weight, stride, pads, dilation, groups, pad_value)
+        return (y.reshape(*x.shape[:2], *y.shape[1:]) if flat is not x else y), 0
+    x = x.unsqueeze(0).expand(size, *x.shape) if of_x is None else x.movedim(of_x, 0)
+    single = x.dim() == spatial + 2
+    x = x.unsqueeze(0) if single else x.movedim(0, 1)  # [N, B, C, ...]
+    weight = weight.movedim(of_weight, 0)
+    y = binary_conv(x.flatten(1, 2), weight.flatten(0, 1), stride, pads, dilation, groups * size, pad_value)
+    y = y.reshape(y.shape[0], *weight.shape[:2], *y.shape[2:])
+    return (y.squeeze(0) if single else y.movedim(1, 0)), 0
 
 
-_define("binarize(Tensor x, bool unipolar, float threshold) -> Tensor", _binarize, 1)
-_define(
-    "binary_conv(Tensor x, Tensor weight, int[] stride, int[] pads, int[] dilation, int groups, float pad_value)"
-    " -> Tensor",
-    _binary_conv,
-    2,
-)
-_define("binary_gemm(Tensor x, Tensor weight) -> Tensor", _binary_gemm, 2)
+def _vmap_gemm(info: Any, in_dims: _Dims, x: Tensor, weight: Tensor) -> tuple[Tensor, int]:
+    of_x, of_weight = in_dims
+    if of_weight is None:
+        return binary_gemm(x.movedim(int(of_x or 0), 0), weight), 0
+    x = x.unsqueeze(0).expand(info.batch_size, *x.shape) if of_x is None else x.movedim(of_x, 0)
+    weight = weight.movedim(of_weight, 0).mT
+    rows = x.reshape(info.batch_size, -1, x.shape[-1])
+    return _exact(torch.bmm, rows, weight).reshape(*x.shape[:-1], weight.shape[-1]), 0
+
+
+for _signature, _operator, _rule in (
+    ("binarize(Tensor x, bool unipolar, float threshold) -> Tensor", _binarize, _vmap_binarize),
+    (
+        "binary_conv(Tensor x, Tensor weight, int[] stride, int[] pads, int[] dilation, int groups, float pad_value)"
+        " -> Tensor",
+        _binary_conv,
+        _vmap_conv,
+    ),
+    ("binary_gemm(Tensor x, Tensor weight) -> Tensor", _binary_gemm, _vmap_gemm),
+):
+    _name = _signature.partition("(")[0]
+    _LIBRARY.define(_signature)  # type: ignore[no-untyped-call]
+    _LIBRARY.impl(_name, _operator, "CompositeImplicitAutograd")  # type: ignore[no-untyped-call]
+    torch.library.register_vmap(f"bnncc::{_name}", _rule, lib=_LIBRARY)

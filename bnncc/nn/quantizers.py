@@ -24,7 +24,8 @@ class _Step(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, _, ctx.threshold, ctx.estimator = inputs
         ctx.save_for_backward(x)
-        ctx.save_for_forward(x)
+        if isinstance(x, Tensor):  # torch.fx passes proxies
+            ctx.save_for_forward(x)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None, None, None]:
