@@ -6,12 +6,15 @@
     model = bnncc.load("net.bnn")                        # on the machine that runs it
     y = model(x)                                         # numpy in, numpy out
 
-Importing this package loads nothing else: torch, tvm and onnx come in when the function that needs them is called.
+What these raise is in `bnncc.errors`. Importing this package loads nothing else: torch, tvm and onnx come in when the
+function that needs them is called.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from bnncc.runtime import errors as errors
 
 if TYPE_CHECKING:
     import os
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from bnncc.frontend.capture import Example
     from bnncc.kernels.schedule import Schedule
     from bnncc.runtime.array import Array
     from bnncc.runtime.artifact import Artifact
@@ -29,12 +33,16 @@ __version__ = "0.1.0"
 
 
 def export(
-    module: torch.nn.Module, example: torch.Tensor | tuple[torch.Tensor, ...], path: str | os.PathLike[str]
+    module: torch.nn.Module | torch.export.ExportedProgram,
+    example: Example,
+    path: str | os.PathLike[str],
+    *,
+    check: bool = True,
 ) -> None:
     """Write a torch module to an ONNX file with operators of the domain `bnncc`; see `bnncc.frontend.export.export`."""
     from bnncc.frontend import export
 
-    export.export(module, example, path)
+    export.export(module, example, path, check=check)
 
 
 def compile(
