@@ -135,7 +135,11 @@ def lower(
     if dump_ir:
         atomic.make_folder(dump_ir)
     imported = from_onnx(model, options.shapes)
-    module, records = imported.module, []
+    module = imported.module
+    records = [
+        PassRecord(f"dialect {found.name}", 0.0, found.rewrites, tuple(f"{k}: {v}" for k, v in found.refused.items()))
+        for found in imported.recognised
+    ]
     passes = [step.run for step in steps(pipeline(target, options.float_convs))]
     for number, each in enumerate(passes):
         progress("passes", number, len(passes))
@@ -145,7 +149,9 @@ def lower(
         records.append(PassRecord(each.name, seconds, outcome.rewrites, outcome.refused))
         if dump_ir:
             atomic.write(Path(dump_ir) / f"{number:03}_{each.name}.py", module.script().encode())
-    return imported, select(module, target, options.schedules), tuple(records)
+    program = select(module, target, options.schedules)
+    program.explain({name: why for found in imported.recognised for name, why in found.refused.items()})
+    return imported, program, tuple(records)
 
 
 def _content(model: Source) -> bytes:

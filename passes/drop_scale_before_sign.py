@@ -28,6 +28,7 @@ Refuses: scales that are zero or negative (a sign flips), scales below 1 on real
 
 from __future__ import annotations
 
+import numpy as np
 from tvm import relax
 
 from bnncc.ops import spans
@@ -72,6 +73,8 @@ def _without_scale(block: dataflow.Block, source: relax.Expr, place: str) -> rel
         return x if (values == 0).all() else None
     if not (values > 0).all():
         block.refused.append(f"{place}: {int((~(values > 0)).sum())} scales are not positive")
+    elif not np.isfinite(values).all():
+        block.refused.append(f"{place}: an infinite scale, which makes NaN of 0")
     elif (values < 1).any() and not _is_integer(block, x):
         block.refused.append(f"{place}: a scale of {values.min()} on real numbers can underflow to zero")
     else:

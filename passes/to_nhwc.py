@@ -252,4 +252,4 @@ def _turned_constant(constant: relax.Expr, rank: int) -> relax.Expr:
     values = values.reshape((1,) * (rank - values.ndim) + values.shape)
     image = _image(values.shape)
     assert image is not None
-    return relax.const(np.ascontiguousarray(values.reshape(image).transpose(TO_NHWC)))
+    return relax.const(np.ascontiguousarray(values.reshape(image).transpose(TO_NHWC)), str(values.dtype))

@@ -10,16 +10,19 @@ import contextlib
 import io
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import tvm
 from tvm import relax
+from tvm.ir import GenericConst
 from tvm.relax.frontend.onnx import onnx_frontend
 
-from bnncc.frontend import converters, onnx_file
-from bnncc.frontend.node import Node, shape_of
+from bnncc.frontend import dialects, node_types, onnx_file
+from bnncc.frontend.converters import CONVERTERS, binary, standard
+from bnncc.frontend.node import Node
 from bnncc.ops import ONNX_DOMAIN, spans
 from bnncc.ops.relax import register
 from bnncc.runtime.errors import ModelError
@@ -27,16 +30,20 @@ from bnncc.runtime.errors import ModelError
 if TYPE_CHECKING:
     import onnx
 
-# Subgraphs would need more than one dataflow block; sequences and optionals are no tensors.
-REFUSED = frozenset({"If", "Loop", "Scan", "SequenceMap", "Optional", "SequenceConstruct", "SequenceEmpty"})
+# What ONNX computes from constants alone is computed on import, but for the operators that would take long.
+NOT_FOLDED = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "Constant"})
+# Operators that compute something from no constant input.
+ALWAYS_FOLDED = frozenset({"ConstantOfShape", "Range"})
 
 
 class Imported(NamedTuple):
-    """A network as Relax. `inputs` and `outputs` are ONNX names, in the order of main's parameters and results."""
+    """A network as Relax. `inputs` and `outputs` are ONNX names, in the order of main's parameters and results;
+    `recognised` says what each dialect rewrote and left alone."""
 
     module: tvm.IRModule
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    recognised: tuple[dialects.Record, ...] = ()
 
 
 def from_onnx(source: str | Path | bytes | onnx.ModelProto, shapes: onnx_file.Shapes | None = None) -> Imported:
@@ -44,6 +51,7 @@ def from_onnx(source: str | Path | bytes | onnx.ModelProto, shapes: onnx_file.Sh
     register()
     model, where = onnx_file.read(source, shapes)
     del model.functions[:]
+    recognised = dialects.apply(model)
     inputs = onnx_file.input_names(model)
     outputs = tuple(value.name for value in model.graph.output)
     if not inputs:
@@ -62,7 +70,7 @@ def from_onnx(source: str | Path | bytes | onnx.ModelProto, shapes: onnx_file.Sh
     for name, kind in zip(outputs, result.fields if isinstance(result, relax.TupleType) else [result], strict=True):
         if not isinstance(kind, relax.TensorType):
             raise ModelError(f"{where}: output {name!r} is {kind}; it must be a tensor")
-    return Imported(module, inputs, outputs)
+    return Imported(module, inputs, outputs, recognised)
 
 
 class _Graph(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]  # TVM is untyped
@@ -84,16 +92,15 @@ class _Graph(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]  # TVM is u
         return str(self._name_supply.fresh_name("x_" + re.sub(r"\W", "_", name, flags=re.ASCII)))
 
     def _check_for_unsupported_ops(self, graph: onnx.GraphProto) -> None:
-        known = onnx_frontend._get_convert_map()
         for node in graph.node:
-            domain = "" if node.domain == "ai.onnx" else node.domain
-            if (domain, node.op_type) in converters.CONVERTERS:
+            domain = _domain(node)
+            is_folded = not domain and node.op_type in ALWAYS_FOLDED
+            if (domain, node.op_type) in CONVERTERS or (not domain and node.op_type in standard.CHECKS) or is_folded:
                 continue
-            if domain or node.op_type not in known or node.op_type in REFUSED:
-                raise ModelError(
-                    f"{self._place(node)}: no such operator here; "
-                    f"supported: standard ONNX without control flow, and {', '.join(converters.ATTRIBUTES)}"
-                )
+            raise ModelError(
+                f"{self._place(node)}: no such operator here; supported: standard ONNX without control flow, random "
+                f"numbers and sequences, and {', '.join(binary.ATTRIBUTES)}"
+            )
 
     def _construct_nodes(self, graph: onnx.GraphProto) -> None:
         for index, node in enumerate(graph.node):
@@ -107,18 +114,43 @@ class _Graph(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]  # TVM is u
                 raise ModelError(f"{place}: cannot be imported: {(lines or [type(error).__name__])[-1]}") from error
 
     def _convert(self, node: onnx.NodeProto, index: int) -> None:
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        convert = converters.CONVERTERS.get((domain, node.op_type))
-        span = spans.named(node.name or f"{node.op_type}_{index}")
-        if convert is None:
+        domain, span = _domain(node), spans.named(node.name or f"{node.op_type}_{index}")
+        given = {name: self._nodes[name] for name in node.input if name}
+        convert = CONVERTERS.get((domain, node.op_type))
+        kinds: tuple[node_types.Kind | None, ...] = ()
+        if not domain:
+            try:
+                kinds = node_types.infer(node, self.opset, given)
+            except ModelError:
+                if convert is not None:
+                    convert(self._node(node, given, span, kinds))  # says more precisely what is wrong, if it knows
+                raise
+            if self._fold(node, given, kinds):
+                return
+        ours = self._node(node, given, span, kinds)
+        if convert is not None:
+            self._nodes[node.output[0]] = convert(ours)
+        elif node.op_type in standard.CHECKS:
+            standard.CHECKS[node.op_type](ours)
             super()._construct_nodes(SimpleNamespace(node=[node]))
         else:
-            inputs = tuple(self._nodes[name] if name else None for name in node.input)
-            attributes = self._attributes(node)
-            outputs = len([name for name in node.output if name])
-            value = convert(Node(inputs, attributes, span, self.bb.emit, outputs))
-            self._nodes[node.output[0]] = value
-        for name in node.output:
+            raise ModelError("what it gives depends on the network's inputs; it must be constant")
+        self._finish(node, span, kinds)
+
+    def _node(
+        self,
+        node: onnx.NodeProto,
+        given: dict[str, relax.Expr],
+        span: tvm.ir.Span,
+        kinds: tuple[node_types.Kind | None, ...],
+    ) -> Node:
+        inputs = tuple(given[name] if name else None for name in node.input)
+        outputs = len([name for name in node.output if name])
+        return Node(inputs, self._attributes(node), span, self.bb.emit, outputs, self.opset, kinds)
+
+    def _finish(self, node: onnx.NodeProto, span: tvm.ir.Span, kinds: Sequence[node_types.Kind | None]) -> None:
+        """Bind the results to variables, and see that they are what ONNX says."""
+        for name, kind in zip(node.output, kinds or [None] * len(node.output), strict=True):
             if not name:
                 continue
             value = self._nodes[name]
@@ -127,21 +159,47 @@ class _Graph(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]  # TVM is u
                     value = spans.marked(value, span)
                 self._nodes[name] = value = self.bb.emit(value)
             if isinstance(value.ty, relax.TensorType):
-                onnx_file.check_extents(shape_of(value), f"its output {name!r}", zero_allowed=False)
+                node_types.check(value, kind, f"its output {name!r}")
 
-    def _attributes(self, node: onnx.NodeProto) -> dict[str, Any]:
+    def _fold(
+        self, node: onnx.NodeProto, given: dict[str, relax.Expr], kinds: Sequence[node_types.Kind | None]
+    ) -> bool:
+        """Compute a node of constants alone; whether that was done."""
+        is_constant = all(isinstance(value, GenericConst) for value in given.values())
+        if not is_constant or not given or node.op_type in NOT_FOLDED:
+            return False
+        arrays = {name: value.value.numpy() for name, value in given.items()}
+        found = node_types.fold(node, self.opset, arrays, kinds)
+        if found is None:
+            return False
+        for name, array in zip([name for name in node.output if name], found, strict=True):
+            self._nodes[name] = relax.const(array, str(array.dtype))
+        return True
+
+    def _attributes(self, node: onnx.NodeProto) -> dict[str, object]:
         from onnx import helper
 
-        attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+        attributes: dict[str, object] = {}
+        for attribute in node.attribute:
+            attributes[attribute.name] = helper.get_attribute_value(attribute)
         if node.domain == ONNX_DOMAIN:
-            allowed = converters.ATTRIBUTES[node.op_type]
+            allowed = binary.ATTRIBUTES[node.op_type]
             for name in attributes.keys() - allowed.keys():
                 raise ModelError(f"unknown attribute {name!r}, allowed: {', '.join(allowed)}")
             for name, needed in allowed.items():
                 if needed and name not in attributes:
                     raise ModelError(f"attribute {name!r} is missing")
+            inputs = len([name for name in node.input if name])
+            if (inputs, len(node.input), len(node.output)) != (binary.INPUTS[node.op_type],) * 2 + (1,):
+                raise ModelError(
+                    f"{inputs} inputs and {len(node.output)} outputs; needed: {binary.INPUTS[node.op_type]} and 1"
+                )
         return attributes
 
     def _place(self, node: onnx.NodeProto, index: int | None = None) -> str:
         name = repr(node.name) if node.name else f"giving {node.output[0]!r}" if node.output else f"number {index}"
         return f"{self._where}: node {name} ({node.domain or 'ai.onnx'}.{node.op_type})"
+
+
+def _domain(node: onnx.NodeProto) -> str:
+    return "" if node.domain == "ai.onnx" else str(node.domain)

@@ -23,7 +23,7 @@ MOST_NODES = 100_000
 MOST_ELEMENTS = 2**29
 OPSETS = range(9, 27)
 _SIGNED = ("INT8", "INT16", "INT32", "INT64")
-TYPES = ("FLOAT", "FLOAT16", "DOUBLE", "BOOL", *_SIGNED, *(f"U{name}" for name in _SIGNED))
+TYPES = ("FLOAT", "DOUBLE", "BOOL", *_SIGNED, *(f"U{name}" for name in _SIGNED))
 
 
 def read(source: str | Path | bytes | onnx.ModelProto, shapes: Shapes | None = None) -> tuple[onnx.ModelProto, str]:
@@ -46,13 +46,17 @@ def read(source: str | Path | bytes | onnx.ModelProto, shapes: Shapes | None = N
     try:
         onnx.checker.check_model(model)
     except Exception as error:
-        raise ModelError(f"{where}: not a valid ONNX model: {_first_line(error)}") from None
+        raise ModelError(f"{where}: not a valid ONNX model: {first_line(error)}") from None
     _check_versions(model, where)
     if len(model.graph.node) > MOST_NODES:
         raise ModelError(f"{where}: {len(model.graph.node)} nodes, allowed: {MOST_NODES}")
     for tensor in model.graph.initializer:
-        _check_type(tensor.data_type, f"{where}: weight {tensor.name!r}")
-        check_extents(tensor.dims, f"{where}: weight {tensor.name!r}", zero_allowed=True)
+        check_type(tensor.data_type, f"{where}: weight {tensor.name!r}")
+        _check_content(tensor, f"{where}: weight {tensor.name!r}")
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            for tensor in _attribute_tensors(attribute):
+                _check_content(tensor, f"{where}: node {node.name!r}: attribute {attribute.name!r}")
     if model.graph.sparse_initializer:
         raise ModelError(f"{where}: sparse weights are not supported; store them dense")
     _fix_inputs(model, dict(shapes or {}), where)
@@ -136,7 +140,7 @@ def _load_external_data(model: onnx.ModelProto, folder: Path | None, where: str)
         except ModelError:
             raise
         except Exception as error:
-            raise ModelError(f"{place}: {_first_line(error)}") from None
+            raise ModelError(f"{place}: {first_line(error)}") from None
         tensor.ClearField("data_location")
         del tensor.external_data[:]
 
@@ -152,28 +156,26 @@ def _check_versions(model: onnx.ModelProto, where: str) -> None:
             raise ModelError(f"{where}: opset {entry.version} of domain {ONNX_DOMAIN}, allowed: {ONNX_VERSION}")
 
 
-def _check_type(number: int, what: str) -> None:
-    """Numbers and truth values of 8 to 64 bits; strings, complex and sub-byte numbers are out."""
+def check_type(number: int, what: str) -> None:
+    """Numbers and truth values of 8 to 64 bits; strings, complex, half-precision and sub-byte numbers are out."""
     from onnx import TensorProto
 
-    names = [
-        "FLOAT",
-        "FLOAT16",
-        "DOUBLE",
-        "BOOL",
-        "INT8",
-        "INT16",
-        "INT32",
-        "INT64",
-        "UINT8",
-        "UINT16",
-        "UINT32",
-        "UINT64",
-    ]
-    if number not in {TensorProto.DataType.Value(name) for name in names}:
+    if number not in {TensorProto.DataType.Value(name) for name in TYPES}:
         known = number in TensorProto.DataType.values()
         found = TensorProto.DataType.Name(number) if known else str(number)
-        raise ModelError(f"{what} has type {found}, allowed: {', '.join(TYPES)}")
+        hint = "; convert the model to float32" if "FLOAT" in found else ""
+        raise ModelError(f"{what} has type {found}, allowed: {', '.join(TYPES)}{hint}")
+
+
+def _check_content(tensor: onnx.TensorProto, what: str) -> None:
+    """Whether a tensor holds as many numbers as its extents say."""
+    from onnx import numpy_helper
+
+    check_extents(tensor.dims, what, zero_allowed=True)
+    try:
+        numpy_helper.to_array(tensor)
+    except Exception as error:
+        raise ModelError(f"{what}: its data does not fit its shape {tuple(tensor.dims)}: {first_line(error)}") from None
 
 
 def check_extents(extents: Sequence[int], what: str, *, zero_allowed: bool = False) -> None:
@@ -216,7 +218,7 @@ def _fix_inputs(model: onnx.ModelProto, shapes: dict[str, Sequence[int]], where:
             )
         else:
             given = [int(d) for d in found]
-        _check_type(kind.elem_type, f"{where}: input {value.name!r}")
+        check_type(kind.elem_type, f"{where}: input {value.name!r}")
         check_extents(given, f"{where}: input {value.name!r}")
         del kind.shape.dim[:]
         kind.shape.SetInParent()
@@ -224,6 +226,6 @@ def _fix_inputs(model: onnx.ModelProto, shapes: dict[str, Sequence[int]], where:
             kind.shape.dim.add().dim_value = extent
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

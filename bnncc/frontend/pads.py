@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from bnncc.frontend.onnx_file import check_extents
 from bnncc.ops.window import output_size
 from bnncc.runtime.errors import ModelError
 
@@ -13,12 +16,53 @@ if TYPE_CHECKING:
 
 Ints = tuple[int, ...]
 
+# Of taps farther apart than the image is long, so many windows at least have one in the padding alone.
+MOST_WINDOWS = 2**20
+
+
+def spatial_rank(node: Node) -> int:
+    """1 for sequences, 2 for images."""
+    rank = len(node.shape(0)) - 2
+    if rank not in (1, 2):
+        raise ModelError(f"input of shape {node.shape(0)}; images [N, C, H, W] and sequences [N, C, L] are supported")
+    return rank
+
+
+def bounded(shape: Sequence[int], kernel: Ints, strides: Ints, dilations: Ints, pads: Ints) -> tuple[Ints, Ints]:
+    """Strides and dilations that mean the same and are no larger than the padded image [N, C, ...]. ModelError where no
+    window fits into it, or it is too large for any memory."""
+    rank = len(kernel)
+    padded = [size + pads[axis] + pads[axis + rank] for axis, size in enumerate(shape[2:])]
+    check_extents([*shape[:2], *padded], "the padded input")
+    for axis, size in enumerate(padded):
+        if output_size(size, 0, 0, kernel[axis], strides[axis], dilations[axis]) < 1:
+            raise ModelError(
+                f"kernel_shape {kernel}, dilations {dilations} does not fit into {tuple(shape[2:])} padded by {pads}"
+            )
+    return (
+        tuple(min(stride, size) for stride, size in zip(strides, padded, strict=True)),
+        tuple(1 if k == 1 else dilation for k, dilation in zip(kernel, dilations, strict=True)),
+    )
+
+
+def has_window_in_padding(size: int, before: int, after: int, kernel: int, stride: int, dilation: int) -> bool:
+    """Whether some window along an axis has no tap on the image: there onnxruntime's maximum is the least number, and
+    an average divides by nothing."""
+    windows = output_size(size, before, after, kernel, stride, dilation)
+    if before > dilation * (kernel - 1) or (windows - 1) * stride - before >= size:
+        return True  # the first, or the last
+    if dilation <= size:
+        return False  # taps do not step over the image
+    if windows > MOST_WINDOWS:
+        return True
+    first = np.arange(windows) * stride - before
+    tap = np.maximum(0, -(first // dilation))  # the first at or past the image's begin
+    return bool((first + tap * dilation >= size).any())
+
 
 def explicit(node: Node, kernel: Sequence[int], strides: Ints, dilations: Ints) -> Ints:
     """The pads of a convolution or pooling node."""
-    mode = node.attributes.get("auto_pad", b"NOTSET")
-    mode = mode.decode() if isinstance(mode, bytes) else mode
-    rank = len(kernel)
+    mode, rank = node.text("auto_pad", "NOTSET"), len(kernel)
     if mode in ("", "NOTSET"):
         return node.ints("pads", (0,) * (2 * rank))
     if mode == "VALID":
@@ -50,8 +94,8 @@ def for_ceil_mode(sizes: Sequence[int], kernel: Ints, strides: Ints, dilations: 
 
 def ceil_changes_nothing(node: Node) -> bool:
     """Whether a pooling node with ceil_mode has the windows it would have without."""
-    kernel = tuple(int(k) for k in node.attributes["kernel_shape"])
-    ones = (1,) * len(kernel)
+    ones = (1,) * (len(node.shape(0)) - 2)
+    kernel = node.ints("kernel_shape", ones)
     strides, dilations = node.ints("strides", ones), node.ints("dilations", ones)
     pads, sizes = explicit(node, kernel, strides, dilations), node.shape(0)[2:]
     ceiled = for_ceil_mode(sizes, kernel, strides, dilations, pads)

@@ -1,8 +1,8 @@
 """Maximum and average pooling in float32, with an epilogue in registers.
 
 Lanes are channels. The output extents decide how far windows reach (ceil_mode is a larger extent). A maximum is that of
-the taps inside the image, minus infinity where there is none; a NaN counts when it comes after the largest value, as in
-onnxruntime.
+the numbers among the taps inside the image, minus infinity where there is none: NaN is passed over. onnxruntime passes
+over it, or gives it, by where in the image the window lies.
 """
 
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ class Pool2d(ImageWindow, PixelKernel):
                         for p, total in enumerate(totals):
                             at = origin + self.step(i, j, p) * out.channels + channel
                             value, old = load(inputs, at, lanes, valid), total[everything]
-                            new = T.max(old, value) if self.what == "max" else old + value
+                            new = T.max(value, old) if self.what == "max" else old + value
                             T.buffer_store(total, new, [everything])
 
                     taps.each(tap)

@@ -114,7 +114,10 @@ class PerChannel:
         operand."""
         if self.operation.direction is None or self._operands[0] is not None:
             return None
-        return self.operation.direction(*self._operands[1:])
+        others = [operand for operand in self._operands[1:] if operand is not None]
+        if not all(np.isfinite(operand).all() for operand in others):
+            return None  # an infinity or NaN makes NaN of a number
+        return self.operation.direction(*others)
 
 
 def is_last_axis(call: relax.Call) -> bool:
@@ -188,24 +191,61 @@ def _vector(lanes: int) -> str:
     return "float32" if lanes == 1 else f"float32x{lanes}"
 
 
+def _fence(value: Expr, lanes: int) -> Expr:
+    """The value, which nothing is simplified or contracted with."""
+    from tvm.tirx.script.builder import ir as T
+
+    return T.call_llvm_pure_intrin(_vector(lanes), "llvm.arithmetic.fence", value)
+
+
+def _constant(value: Expr) -> float | None:
+    """The number in all lanes, None for what is not known before run time."""
+    from tvm import tirx
+
+    scalar = value.value if isinstance(value, tirx.Broadcast) else value
+    return float(scalar.value) if isinstance(scalar, tirx.FloatImm) else None
+
+
 def _emit_product(a: Expr, b: Expr, lanes: int) -> Expr:
     """a * b, rounded by itself. Contracted with a following addition it would be rounded once: where the source gives
     exactly 0, the rounding error would decide the sign."""
-    from tvm.tirx.script.builder import ir as T
+    if 0 in (_constant(a), _constant(b)):  # TVM takes x * 0 for 0, which it is not for NaN
+        a, b = _fence(a, lanes), _fence(b, lanes)
+    return _fence(a * b, lanes)
 
-    return T.call_llvm_pure_intrin(_vector(lanes), "llvm.arithmetic.fence", a * b)
+
+def _emit_difference(a: Expr, b: Expr, lanes: int) -> Expr:
+    """TVM takes x - x for 0, which it is not for NaN."""
+    return (_fence(a, lanes) if a.same_as(b) else a) - b
+
+
+def _emit_quotient(a: Expr, b: Expr, lanes: int) -> Expr:
+    """TVM takes 0 / x for 0, which it is not for NaN and 0."""
+    return (_fence(a, lanes) if _constant(a) == 0 else a) / b
 
 
 def _emit_maximum(a: Expr, b: Expr, lanes: int) -> Expr:
     from tvm.tirx.script.builder import ir as T
 
-    return T.max(a, b)
+    return _extreme(T.max, a, b, lanes)
 
 
 def _emit_minimum(a: Expr, b: Expr, lanes: int) -> Expr:
     from tvm.tirx.script.builder import ir as T
 
-    return T.min(a, b)
+    return _extreme(T.min, a, b, lanes)
+
+
+def _extreme(op: Callable[[Expr, Expr], Expr], a: Expr, b: Expr, lanes: int) -> Expr:
+    """The larger or smaller of two, NaN where one is NaN. T.max and T.min give their second operand where the two do
+    not compare, so a number comes first; of two tensors the first is looked at."""
+    from tvm.tirx.script.builder import ir as T
+
+    for number, other in ((a, b), (b, a)):
+        value = _constant(number)
+        if value is not None and value == value:
+            return op(number, other)
+    return T.Select(a == _fence(a, lanes), op(a, b), a)
 
 
 def _emit_clip(a: Expr, least: Expr, most: Expr, lanes: int) -> Expr:
@@ -253,7 +293,7 @@ _COMPUTED = (
         operator="subtract",
         others="tensors",
         meaning=np.subtract,
-        emit=lambda a, b, lanes: a - b,
+        emit=_emit_difference,
         direction=_rising,
     ),
     Operation(operator="multiply", others="tensors", meaning=np.multiply, emit=_emit_product, direction=_as_sign),
@@ -261,7 +301,7 @@ _COMPUTED = (
         operator="divide",
         others="tensors",
         meaning=np.divide,
-        emit=lambda a, b, lanes: a / b,
+        emit=_emit_quotient,
         direction=_as_divisor,
         turns="a division by zero",
     ),

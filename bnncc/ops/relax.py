@@ -23,6 +23,7 @@ from bnncc.ops import (
     threshold,
     xnor_conv2d,
 )
+from bnncc.runtime.errors import ModelError
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -64,7 +65,10 @@ def register() -> None:
     import tvm
     import tvm.relax.script.parser
     import tvm.script
+    import tvm_ffi
 
+    # An error of ours that is raised inside a pass comes out of TVM as what it was.
+    tvm_ffi.register_error(ModelError)
     known = set(tvm.ir.Op.list_op_names())
     if OPS[0].RELAX not in known:
         for name, lower in (("relax.nn.prelu", prelu.lower_prelu), ("relax.nn.leakyrelu", prelu.lower_leakyrelu)):

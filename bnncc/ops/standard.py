@@ -121,20 +121,6 @@ class PermuteDims(View):
 
 
 @dataclass(frozen=True, eq=False)
-class CallTIR(View):
-    """call_tir: a function of loops, and the tensors it is given."""
-
-    OPERATOR: ClassVar[str] = "call_tir"
-
-    function: tvm.ir.GlobalVar
-    operands: tuple[relax.Expr, ...]
-
-    @classmethod
-    def of(cls, call: relax.Call) -> Self:
-        return cls(call, call.args[0], tuple(call.args[1].fields))
-
-
-@dataclass(frozen=True, eq=False)
 class Reshape(View):
     """reshape."""
 

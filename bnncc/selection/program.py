@@ -1,7 +1,9 @@
 """A network as machine code sees it: kernels, the calls of them in order, and constants. What `select` makes of the
 last Relax module and `assemble` turns into a shared library."""
 
+import dataclasses
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -68,6 +70,13 @@ class Program:
         while self.values[name].alias:
             name = self.values[name].alias
         return name
+
+    def explain(self, reasons: Mapping[str, str]) -> None:
+        """Say of layers, by name, why they are not binary, where something before selection knows it."""
+        for number, call in enumerate(self.calls):
+            if call.layer.name in reasons and not call.layer.binary:
+                layer = dataclasses.replace(call.layer, why_not=reasons[call.layer.name])
+                self.calls[number] = dataclasses.replace(call, layer=layer)
 
     def tasks(self) -> dict[Task, int]:
         """Every task of the network, in the order of its first call, with how many calls it has."""

@@ -108,7 +108,7 @@ class _Selection:
             self.names[var] = self._named(value)
         elif isinstance(value.op, tvm.ir.GlobalVar):
             self._fused(var, value)
-        elif (tir := standard.CallTIR.match(value)) is not None:
+        elif (tir := standard.CallTir.match(value)) is not None:
             self._call_tir(var, tir)
         elif (reshape := standard.Reshape.match(value)) is not None:
             self._alias(var, self._source(reshape.x))
@@ -246,13 +246,13 @@ class _Selection:
             kernel=symbol,
         )
 
-    def _call_tir(self, var: relax.Var, tir: standard.CallTIR) -> None:
+    def _call_tir(self, var: relax.Var, tir: standard.CallTir) -> None:
         """An operator that TVM legalised: its own loops, with temporaries lent by the arena."""
         global_var = tir.function
         func, spaces = _temporaries_to_params(self.module[global_var])
         symbol = f"tvm_{global_var.name_hint}"
         self.program.kernels[symbol] = Legalised(func)
-        inputs = tuple(self._source(operand) for operand in tir.operands)
+        inputs = tuple(self._source(operand) for operand in tir.tensors)
         outputs = self._values(var)
         kind = global_var.name_hint.rstrip("0123456789")
         layer = self._layer(spans.name_of(tir.call) or global_var.name_hint, kind, symbol, inputs, outputs)
