@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # Tests of one file share what they have exported and compiled.
 PARALLEL := -n auto --dist loadfile
 
-.PHONY: help demo test test-fast lint format bench clean
+.PHONY: help demo test test-fast lint format docs bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make test-fast  the tests that take little time"
 	@echo "make lint       ruff, ruff format, mypy"
 	@echo "make format     let ruff format the code"
+	@echo "make docs       the documentation as a site: docs/_build/index.html"
 	@echo "make bench      measure the compiler's kernels and networks on this machine"
 
 demo: $(VENV)/.demo
@@ -36,12 +37,16 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.dev
+	$(BIN)/python -m sphinx -q --fail-on-warning --keep-going -b html docs docs/_build
+	@echo "docs/_build/index.html"
+
 # BENCH: more options, as in make bench BENCH="--larq PYTHON --larq-models DIR"
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.run --json bench-results/results.json --markdown bench-results/results.md $(BENCH)
 
 clean:
-	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist demo docs/_build docs/api/*.rst *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Stamps: the environment is brought up to date when the packaging or the versions change.
 $(VENV)/.python:

@@ -39,7 +39,7 @@ def measure(tell: Tell) -> list[LoopRate]:
         tell(done / len(kernels))
         target = TARGETS[name]
         case = layers.binary_convolution("ResNet-18", kernel, channels, channels, extent, 1, full=full, target=target)
-        loop = hot_loop.find(compile_object({"kernel": case.kernel}, target, form="s").decode())
+        loop = hot_loop.find(compile_object({"kernel": case.function}, target, form="s").decode())
         rate = hot_loop.macs_per_cycle(loop, target.triple, core)
         rates.append(LoopRate(name, core, case.name, len(loop.instructions), loop.spills, rate))
     return rates

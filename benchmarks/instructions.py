@@ -18,14 +18,16 @@ from tvm.tirx.script.builder import ir as T
 from bnncc import compiler, targets
 from bnncc.codegen.assemble import assemble
 from bnncc.codegen.llvm import compile_object
+from bnncc.options import Options
+from bnncc.runtime import abi
 from bnncc.targets.target import Target
 
 QEMU = {"aarch64": "qemu-aarch64-static", "armv7l": "qemu-arm-static"}
 
 # Entry of a static program: arguments, the call, exit(its result). Buffers are zeros, which costs no time to make.
 _START = {
-    "aarch64": ("ldr x{n}, =b{n}", "bl bnncc_run\nmov x8, #93\nsvc #0"),
-    "armv7l": ("ldr r{n}, =b{n}", "bl bnncc_run\nmov r7, #1\nsvc #0"),
+    "aarch64": ("ldr x{n}, =b{n}", f"bl {abi.RUN}\nmov x8, #93\nsvc #0"),
+    "armv7l": ("ldr r{n}, =b{n}", f"bl {abi.RUN}\nmov r7, #1\nsvc #0"),
 }
 _REGISTERS = {"aarch64": 8, "armv7l": 4}
 
@@ -45,8 +47,8 @@ def count(model: Path, target: Target) -> int:
 
 
 def _link(model: Path, target: Target, folder: Path) -> None:
-    _, program, _ = compiler.lower(model, targets.find(target.name))
-    objects, arena = assemble(program, target)
+    _, program, _ = compiler.lower(model, targets.find(target.name), Options())
+    objects, arena = assemble(program, target, Options())
     sizes = [program.values[name].size for name in (*program.inputs, *program.outputs)] + [arena]
     if len(sizes) > _REGISTERS[target.machine]:
         raise ValueError(f"{model}: {len(sizes)} arguments do not fit the registers")

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.layers import Case
-from benchmarks.native import bind
 from benchmarks.peaks import Peaks
 from benchmarks.progress import Tell
 from benchmarks.timing import FullSpeed, Median, medians, timed
+from bnncc.bench.kernel import bind
 from bnncc.targets.target import Target
 
 
@@ -41,19 +41,19 @@ def measure(
     cases: Sequence[Case], target: Target, peaks: Peaks, *, seconds: float, tell: Tell, full_speed: FullSpeed
 ) -> list[LayerTime]:
     """All cases in turns, each for `seconds`."""
-    turns = {case.name: timed(bind(case.kernel, target, case.arrays, case.padding)) for case in cases}
+    turns = {case.name: timed(bind(case.function, target, case.arrays, case.filler)) for case in cases}
     times = medians(turns, seconds=seconds, tell=tell, full_speed=full_speed)
     rows = []
     for case in cases:
         us, level = times[case.name].us, peaks.level(case.moved)
-        peak = peaks.gmacs.get(case.arithmetic, 0.0)
-        gmacs = case.macs / us / 1e3 if case.macs else None
+        peak = peaks.gmacs.get(case.kernel.arithmetic, 0.0)
+        gmacs = case.kernel.macs / us / 1e3 if case.kernel.macs else None
         rows.append(
             LayerTime(
                 target.name,
                 case.name,
                 times[case.name],
-                ideal_us(case.macs, peak, case.moved, level.gigabytes_per_second, after=case.after),
+                ideal_us(case.kernel.macs, peak, case.moved, level.gigabytes_per_second, after=case.after),
                 gmacs,
                 gmacs / peak if gmacs else None,
                 case.moved / us / 1e3,

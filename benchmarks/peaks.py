@@ -1,6 +1,5 @@
 """What this machine can do at best: arithmetic in registers, and copying within each level of its memory."""
 
-import ctypes
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,9 +8,11 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from benchmarks.native import aligned, bind, open_library
 from benchmarks.timing import FullSpeed, best
+from bnncc.bench import kernel
+from bnncc.bench.kernel import aligned, bind
 from bnncc.codegen import peak
+from bnncc.runtime.abi import Function, PeakKind
 from bnncc.targets.target import Target
 from bnncc.tir.registers import Expr, ramp
 from bnncc.tir.tiles import arg
@@ -58,29 +59,26 @@ class Peaks:
 
 def measure(target: Target) -> Peaks:
     """The peaks of one target's instructions: the best of several tries each, since a peak is what can be had."""
-    library = open_library({"peak": peak.build(target)}, {}, target)
-    kinds = {"binary": peak.BINARY, "float32": peak.FLOAT} | ({"int8": peak.INT8} if target.int8_dot else {})
-    gmacs = {name: _arithmetic(library, number) for name, number in kinds.items()}
+    loop = _loop(target)
+    kinds = [kind for kind in PeakKind if target.int8_dot or kind != PeakKind.INT8]
+    gmacs = {kind.label: _arithmetic(loop, kind) for kind in kinds}
     missing = {} if "int8" in gmacs else {"int8": f"{target.name} has no instructions for them"}
     return Peaks(target.name, gmacs, tuple(_levels(target)), missing)
 
 
 def full_speed(target: Target) -> FullSpeed:
     """Watches this core by what `target` counts bits with."""
-    library, done = open_library({"peak": peak.build(target)}, {}, target), ctypes.c_int64(0)
-    return FullSpeed(
-        lambda pieces: library.peak(ctypes.c_int32(peak.BINARY), ctypes.c_int64(pieces * _PIECE), ctypes.byref(done))
-    )
+    loop = _loop(target)
+    return FullSpeed(lambda pieces: kernel.peak(loop, PeakKind.BINARY, pieces * _PIECE))
 
 
-def _arithmetic(library: ctypes.CDLL, kind: int) -> float:
-    done = ctypes.c_int64(0)
+def _loop(target: Target) -> Function:
+    return kernel.load({"peak": peak.build(target)}, target)["peak"]
 
-    def run(times: int) -> None:
-        library.peak(ctypes.c_int32(kind), ctypes.c_int64(times * _ITERATIONS), ctypes.byref(done))
 
-    run(1)
-    return done.value / best(run) / 1e9
+def _arithmetic(loop: Function, kind: PeakKind) -> float:
+    macs = kernel.peak(loop, kind, _ITERATIONS)
+    return macs / best(lambda times: kernel.peak(loop, kind, times * _ITERATIONS)) / 1e9
 
 
 def _levels(target: Target) -> Iterator[Level]:

@@ -64,8 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables as Markdown")
     options = parser.parse_args(arguments)
     from benchmarks import timing
-    from bnncc.bench import machine
-    from bnncc.runtime import atomic
+    from bnncc.runtime import atomic, machine
 
     report = Report()
     cores = os.sched_getaffinity(0)
@@ -94,11 +93,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _peaks(report: Report) -> dict[str, "Peaks"]:
-    from benchmarks import native, peaks, tables
+    from benchmarks import peaks, tables
+    from bnncc.targets import runnable
 
     measured: dict[str, Peaks] = {}
     for _ in range(PEAK_ROUNDS):
-        for target in native.runnable(TARGETS):
+        for target in (target for target in runnable() if target.name in TARGETS):
             found = peaks.measure(target)
             measured[target.name] = found.best_of(measured.get(target.name, found))
     if not measured:

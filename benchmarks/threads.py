@@ -34,7 +34,7 @@ def measure(folder: Path, *, seconds: float, names: Sequence[str] = NETWORKS) ->
         models = {threads: bnncc.load(artifact, threads=threads) for threads in THREADS}
         bound = {threads: model.bind(*map(example, model.manifest.inputs)) for threads, model in models.items()}
         taken = in_turns(
-            {str(threads): binding.run for threads, binding in bound.items()},
+            {str(threads): binding.time_runs for threads, binding in bound.items()},
             seconds=seconds,
             rest_seconds=REST_SECONDS,
         )

@@ -6,18 +6,19 @@ date, it is only found or not. Entries are checked like any other .bnn file when
 compiled anew.
 """
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from bnncc import targets
-from bnncc.progress import Progress
+from bnncc.options import Options
+from bnncc.progress import Progress, silent
+from bnncc.runtime.array import Array
 from bnncc.runtime.artifact import Artifact
 from bnncc.runtime.errors import ArtifactError, BnnccError
 from bnncc.targets.target import Target
@@ -36,50 +37,58 @@ def compile(
     target: str,
     folder: Path,
     *,
-    shapes: Mapping[str, tuple[int, ...]],
-    calibrate: Mapping[str, npt.NDArray[Any]] | None,
-    progress: Progress | None,
+    options: Options,
+    calibrate: Mapping[str, Array] | None = None,
+    progress: Progress = silent,
 ) -> tuple[Artifact, bool]:
-    """As `bnncc.compile`, and whether the artifact was there already."""
+    """As `bnncc.compiler.compile`, and whether the artifact was there already."""
     from bnncc import compiler
 
     path = Path(model)
     content = path.read_bytes() if path.is_file() else b""
     entry = ""
     if content and is_whole(content):
-        entry = key(path.stem, content, targets.find(target), shapes, calibrate)
+        entry = key(path.stem, content, targets.find(target), options, calibrate)
         found = find(folder, entry)
         if found is not None:
             return found, True
-    artifact = compiler.compile(model, target, shapes=shapes, calibrate=calibrate, progress=progress)
+    artifact = compiler.compile(model, target, options=options, calibrate=calibrate, progress=progress)
     if entry:
         keep(folder, entry, artifact)
     return artifact, False
 
 
-def key(
-    name: str,
-    model: bytes,
-    target: Target,
-    shapes: Mapping[str, tuple[int, ...]],
-    samples: Mapping[str, npt.NDArray[Any]] | None,
-) -> str:
+def key(name: str, model: bytes, target: Target, options: Options, samples: Mapping[str, Array] | None) -> str:
     """64 hexadecimal digits that stand for one compilation."""
-    digest = hashlib.sha256()
+    sources = [(path.name, path.read_bytes()) for path in sorted(set(_sources()))]
+    compilers = [(package, version(package)) for package in COMPILERS]
+    decides = (sources, compilers, name, model, target.name, target.llvm, options, samples)
+    return hashlib.sha256(encoded(decides)).hexdigest()
 
-    def add(*parts: bytes) -> None:
-        for part in parts:  # with its length before it, so that no two lists of parts read the same
-            digest.update(len(part).to_bytes(8, "little"))
-            digest.update(part)
 
-    for path in sorted(set(_sources())):
-        add(path.name.encode(), path.read_bytes())
-    add(*(f"{name} {version(name)}".encode() for name in COMPILERS))
-    add(name.encode(), model, target.name.encode(), repr(target.llvm).encode(), repr(sorted(shapes.items())).encode())
-    add(b"" if samples is None else b"calibrated")  # on an empty file is an error, not the same as not at all
-    for name, array in sorted((samples or {}).items()):
-        add(name.encode(), str(array.dtype).encode(), repr(array.shape).encode(), np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+def encoded(value: object) -> bytes:
+    """Bytes that only an equal value has: numbers, text, arrays, and sequences, mappings and dataclasses of such.
+
+    Raises:
+        TypeError: something else, of which nobody knows what decides.
+    """
+    kind = type(value).__name__
+    if value is None or isinstance(value, bool | int | float | str):
+        parts = [repr(value).encode()]
+    elif isinstance(value, bytes):
+        parts = [value]
+    elif isinstance(value, np.ndarray):
+        parts = [str(value.dtype).encode(), repr(value.shape).encode(), np.ascontiguousarray(value).tobytes()]
+    elif dataclasses.is_dataclass(value):
+        parts = [encoded((field.name, getattr(value, field.name))) for field in dataclasses.fields(value)]
+    elif isinstance(value, Mapping):
+        kind, parts = "mapping", sorted(encoded(item) for item in value.items())
+    elif isinstance(value, list | tuple):
+        kind, parts = "sequence", [encoded(item) for item in value]
+    else:
+        raise TypeError(f"{kind} {value!r:.80} cannot be part of a cache's key")
+    # With its length before it, so that no two lists of parts read the same.
+    return b"".join(len(part).to_bytes(8, "little") + part for part in (kind.encode(), *parts))
 
 
 def is_whole(model: bytes) -> bool:

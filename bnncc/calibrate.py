@@ -10,61 +10,25 @@ ranges then runs on the same samples beside the float one.
 
 from __future__ import annotations
 
-import dataclasses
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from bnncc import targets
-from bnncc.passes.quantize_convs import QuantizeConvs, Range
-from bnncc.passes.watch_convs import WATCHED, WatchConvs
-from bnncc.progress import Progress
-from bnncc.runtime import model as runtime
-from bnncc.runtime.artifact import Artifact, Calibration, Tensor
+from bnncc.options import WATCHED, InputRange
+from bnncc.progress import Progress, silent
+from bnncc.runtime.array import Array
+from bnncc.runtime.artifact import Calibration, Tensor
 from bnncc.runtime.errors import InputError
-from bnncc.runtime.model import Array, Model
+from bnncc.runtime.model import Model
 from bnncc.runtime.npz import LABELS
-from bnncc.targets.target import Target
 
 Arrays = Mapping[str, Array]
 
 _BINS = 2048
 _STEPS = 255  # between the integers that a range is divided into
 _KEPT = np.linspace(0.1, 1.0, 46)  # shares of the whole range that are tried
-
-
-def compile_int8(
-    build: Callable[..., Artifact],
-    target: Target,
-    data: Arrays,
-    *,
-    dump_ir: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
-) -> Artifact:
-    """What `build(target, float_convs=..., dump_ir=...)` compiles, with 8-bit convolutions calibrated on `data`: by
-    input name, samples one behind the other along the first axis; with `labels` [samples], if there are any.
-
-    Raises:
-        InputError: samples of a wrong name, shape or type, none at all, or not finite.
-        OptionError: no target runs on this machine, so that nothing can be calibrated here.
-    """
-    here = targets.find("native")
-    watched = runtime.load(build(here, float_convs=WatchConvs()))
-    samples = Samples.of(data, watched.manifest.inputs, watched.manifest.outputs)
-    ranges = find_ranges(watched, samples, progress)
-
-    def quantized(chosen: Target, folder: str | os.PathLike[str] | None) -> Artifact:
-        return build(chosen, float_convs=QuantizeConvs(ranges, dtype=chosen.int8_inputs), dump_ir=folder)
-
-    artifact = quantized(target, dump_ir)
-    # A machine of another family computes the same integers: what changes can be seen here just as well.
-    runs_here = runtime.runs_here(artifact.manifest)
-    calibration = compare(watched, runtime.load(artifact if runs_here else quantized(here, None)), samples, progress)
-    manifest = dataclasses.replace(artifact.manifest, calibration=calibration)
-    return Artifact(manifest, artifact.library)
 
 
 @dataclass(frozen=True)
@@ -95,12 +59,11 @@ class Samples:
         count = runs.pop() * batch
         return cls(inputs, count, batch, _labels(data[LABELS], count, outputs) if LABELS in data else None)
 
-    def runs(self, stage: str, progress: Progress | None = None) -> Iterator[dict[str, Array]]:
+    def runs(self, stage: str, progress: Progress = silent) -> Iterator[dict[str, Array]]:
         """The inputs of one run after the other."""
         runs = self.count // self.batch
         for number in range(runs):
-            if progress:
-                progress(stage, number, runs)
+            progress(stage, number, runs)
             first = number * self.batch
             yield {name: array[first : first + self.batch] for name, array in self.inputs.items()}
 
@@ -146,12 +109,12 @@ def _classifies(tensor: Tensor) -> bool:
 # Ranges -------------------------------------------------------------------------------------------------------------
 
 
-def find_ranges(watched: Model, samples: Samples, progress: Progress | None = None) -> dict[int, Range]:
-    """For each float convolution of a network compiled with WatchConvs, the range of its input."""
+def find_ranges(watched: Model, samples: Samples, progress: Progress = silent) -> dict[int, InputRange]:
+    """For each float convolution of a network compiled with `Watch`, the range of its input."""
     names = [tensor.name for tensor in watched.manifest.outputs if tensor.name.startswith(WATCHED)]
     extremes = dict.fromkeys(names, (0.0, 0.0))  # 0 is always covered: borders hold it
     for inputs in samples.runs("find ranges", progress):
-        outputs = run(watched, inputs)
+        outputs = watched.run(inputs)
         for name in names:
             low, high = float(outputs[name].min()), float(outputs[name].max())
             if not np.isfinite([low, high]).all():
@@ -161,18 +124,18 @@ def find_ranges(watched: Model, samples: Samples, progress: Progress | None = No
             extremes[name] = min(extremes[name][0], low), max(extremes[name][1], high)
     counts = {name: np.zeros(_BINS) for name in names}
     for inputs in samples.runs("find best ranges", progress):
-        outputs = run(watched, inputs)
+        outputs = watched.run(inputs)
         for name in names:
             counts[name] += np.histogram(outputs[name], _BINS, extremes[name])[0]
     return {number: best_range(counts[name], *extremes[name]) for number, name in enumerate(names)}
 
 
-def best_range(counts: npt.NDArray[np.float64], low: float, high: float) -> Range:
+def best_range(counts: npt.NDArray[np.float64], low: float, high: float) -> InputRange:
     """The range of least squared error for values of a histogram from `low` <= 0 to `high` >= 0."""
     centers = low + (np.arange(len(counts)) + 0.5) * ((high - low) / len(counts))
-    best, least = Range(low, high), np.inf
+    best, least = InputRange(low, high), np.inf
     for kept in _KEPT[::-1]:
-        tried = Range(low * float(kept), high * float(kept))
+        tried = InputRange(low * float(kept), high * float(kept))
         clipped = centers - np.clip(centers, tried.low, tried.high)
         step = (tried.high - tried.low) / _STEPS
         # A value inside is off by up to half a step, evenly distributed; 0 itself is exact.
@@ -185,14 +148,14 @@ def best_range(counts: npt.NDArray[np.float64], low: float, high: float) -> Rang
 # Comparison ---------------------------------------------------------------------------------------------------------
 
 
-def compare(before: Model, after: Model, samples: Samples, progress: Progress | None = None) -> Calibration:
+def compare(before: Model, after: Model, samples: Samples, progress: Progress = silent) -> Calibration:
     """What changed between the float network and the one with 8-bit convolutions."""
     outputs = after.manifest.outputs
     difference, scale = ({tensor.name: 0.0 for tensor in outputs} for _ in range(2))
     classes = next((tensor.name for tensor in outputs if _classifies(tensor)), None)
     chosen: list[tuple[Array, Array]] = []
     for inputs in samples.runs("compare with float32", progress):
-        old, new = run(before, inputs), run(after, inputs)
+        old, new = before.run(inputs), after.run(inputs)
         for name in difference:
             difference[name] = max(difference[name], float(np.abs(old[name] - new[name]).max()))
             scale[name] = max(scale[name], float(np.abs(old[name]).max()))
@@ -209,9 +172,3 @@ def compare(before: Model, after: Model, samples: Samples, progress: Progress | 
         accuracy_float=accuracy[0] if top else None,
         accuracy_int8=accuracy[1] if top else None,
     )
-
-
-def run(model: Model, inputs: Arrays) -> dict[str, Array]:
-    """All outputs by name."""
-    result = model(inputs)
-    return result if isinstance(result, dict) else {model.manifest.outputs[0].name: result}

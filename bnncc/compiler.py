@@ -2,45 +2,47 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bnncc import __version__, targets
-from bnncc.progress import Progress
-from bnncc.runtime import atomic
+from bnncc.options import WATCHED, Options, Quantize, Watch
+from bnncc.progress import Progress, silent
+from bnncc.runtime import abi, atomic, cpu
 from bnncc.runtime.artifact import FORMAT, Artifact, Layer, Manifest, PassRecord, Tensor
 from bnncc.targets.target import Target
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from bnncc.frontend.importer import Imported
+    from bnncc.runtime.array import Array
     from bnncc.selection.program import Program
+    from bnncc.selection.task import Task
 
-Shapes = Mapping[str, tuple[int, ...]]
+Source = str | os.PathLike[str] | bytes  # path or content of an ONNX file
+Folder = str | os.PathLike[str]
 
 
 def compile(
-    model: str | os.PathLike[str] | bytes,
+    model: Source,
     target: str = "native",
     *,
-    shapes: Shapes | None = None,
-    calibrate: Mapping[str, npt.NDArray[Any]] | None = None,
-    dump_ir: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
+    options: Options | None = None,
+    calibrate: Mapping[str, Array] | None = None,
+    dump_ir: Folder | None = None,
+    progress: Progress = silent,
 ) -> Artifact:
     """Compile an ONNX file for a target.
 
     Args:
         model: path or content of the ONNX file.
         target: a name that `bnncc targets` lists, or "native" for the best that this machine runs.
-        shapes: input name -> shape, for inputs with dynamic dimensions.
+        options: what may be chosen; see `Options`.
         calibrate: input name -> samples along the first axis, and `labels` if there are any: float convolutions are
             computed in 8-bit integers, with ranges found on these samples. The manifest says what that changed.
         dump_ir: folder for the Relax module after every pass, to read; it is no checkpoint.
@@ -48,43 +50,42 @@ def compile(
 
     Raises:
         ModelError: the file is damaged, or holds what cannot be compiled.
-        OptionError: no such target, or a dump_ir that cannot be written.
+        OptionError: no such target, or a dump_ir that cannot be written; with samples, no target runs on this machine,
+            so that nothing can be calibrated here.
         InputError: samples of a wrong name, shape or type, none at all, or not finite.
     """
-    chosen = targets.find(target)
+    chosen, options = targets.find(target), options or Options()
     if calibrate is None:
-        return build(model, chosen, shapes=shapes, dump_ir=dump_ir, progress=progress)
-    from bnncc.calibrate import compile_int8
+        return build(model, chosen, options, dump_ir=dump_ir, progress=progress)
+    from bnncc.calibrate import Samples, compare, find_ranges
+    from bnncc.runtime.model import load
 
-    return compile_int8(
-        lambda chosen, **options: build(model, chosen, shapes=shapes, progress=progress, **options),
-        chosen,
-        calibrate,
-        dump_ir=dump_ir,
-        progress=progress,
-    )
+    here = targets.find("native")
+    # Schedules are those of the target's tasks, and of the network that is compiled in the end.
+    watching = dataclasses.replace(options, float_convs=Watch(), schedules={})
+    watched = load(build(model, here, watching, progress=progress))
+    samples = Samples.of(calibrate, watched.manifest.inputs, watched.manifest.outputs)
+    quantized = dataclasses.replace(options, float_convs=Quantize(find_ranges(watched, samples, progress)))
+    artifact = build(model, chosen, quantized, dump_ir=dump_ir, progress=progress)
+    # A machine of another family computes the same integers: what changes can be seen here just as well.
+    runs_here = chosen.runs_on(cpu.host())
+    if not runs_here:
+        quantized = dataclasses.replace(quantized, schedules={})
+    beside = load(artifact if runs_here else build(model, here, quantized, progress=progress))
+    calibration = compare(watched, beside, samples, progress)
+    return Artifact(dataclasses.replace(artifact.manifest, calibration=calibration), artifact.library)
 
 
 def build(
-    model: str | os.PathLike[str] | bytes,
-    chosen: Target,
-    *,
-    float_convs: Any = None,
-    shapes: Shapes | None = None,
-    dump_ir: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
+    model: Source, target: Target, options: Options, *, dump_ir: Folder | None = None, progress: Progress = silent
 ) -> Artifact:
-    """One compilation; `float_convs` as in `passes.pipeline`. Outputs that a pass added are named WATCHED and a
-    number."""
+    """One compilation. Outputs that `Watch` added are named WATCHED and a number."""
     from bnncc.codegen.assemble import assemble
     from bnncc.codegen.link import link
-    from bnncc.passes.watch_convs import WATCHED
 
-    imported, program, passes = lower(
-        model, chosen, float_convs=float_convs, shapes=shapes, dump_ir=dump_ir, progress=progress
-    )
-    objects, arena = assemble(program, chosen, progress)
-    library = link(objects, chosen)
+    imported, program, passes = lower(model, target, options, dump_ir=dump_ir, progress=progress)
+    objects, arena = assemble(program, target, options, progress)
+    library = link(objects, target, abi.exports(peaks=options.peaks))
     added = len(program.outputs) - len(imported.outputs)
     outputs = (*imported.outputs, *(f"{WATCHED}{number}" for number in range(added)))
     named = [*zip(imported.inputs, program.inputs, strict=True), *zip(outputs, program.outputs, strict=True)]
@@ -93,9 +94,9 @@ def build(
         format=FORMAT,
         name=_name(model),
         source_sha256=hashlib.sha256(_content(model)).hexdigest(),
-        target=chosen.name,
-        triple=chosen.triple,
-        cpu_features=chosen.features,
+        target=target.name,
+        triple=target.triple,
+        cpu_features=target.features,
         inputs=tuple(tensors[: len(imported.inputs)]),
         outputs=tuple(tensors[len(imported.inputs) :]),
         arena_bytes=arena,
@@ -109,59 +110,53 @@ def build(
 
 
 def inspect(
-    model: str | os.PathLike[str] | bytes, target: str = "native", *, shapes: Shapes | None = None
+    model: Source, target: str = "native", options: Options | None = None
 ) -> tuple[tuple[Layer, ...], tuple[PassRecord, ...]]:
     """What `compile` would make of the file, layer by layer, without building machine code."""
-    _, program, passes = lower(model, targets.find(target), shapes=shapes)
+    _, program, passes = lower(model, targets.find(target), options or Options())
     return tuple(call.layer for call in program.calls), passes
 
 
+def tasks(model: Source, target: str = "native", options: Options | None = None) -> dict[Task, int]:
+    """Every kernel that `compile` would make of the file, in order, and how many calls of the network it has. A task's
+    `kernel.schedules(task.target)` are what it may be computed with, its `key` what `Options.schedules` knows it by."""
+    _, program, _ = lower(model, targets.find(target), options or Options())
+    return program.tasks()
+
+
 def lower(
-    model: str | os.PathLike[str] | bytes,
-    target: Target,
-    *,
-    float_convs: Any = None,
-    shapes: Shapes | None = None,
-    dump_ir: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
+    model: Source, target: Target, options: Options, *, dump_ir: Folder | None = None, progress: Progress = silent
 ) -> tuple[Imported, Program, tuple[PassRecord, ...]]:
-    """The first half of `compile`: file -> Relax -> passes -> kernels, before any machine code."""
+    """The first half of `build`: file -> Relax -> passes -> kernels, before any machine code."""
     from bnncc.frontend.importer import from_onnx
-    from bnncc.passes import pipeline
+    from bnncc.passes import pipeline, steps
     from bnncc.selection.select import select
 
     if dump_ir:
         atomic.make_folder(dump_ir)
-    imported = from_onnx(model, shapes or {})
+    imported = from_onnx(model, options.shapes)
     module = imported.module
     records = [
-        PassRecord(f"dialect {found.name}", 0.0, found.rewrites, tuple(f"{k}: {v}" for k, v in found.left.items()))
+        PassRecord(f"dialect {found.name}", 0.0, found.rewrites, tuple(f"{k}: {v}" for k, v in found.refused.items()))
         for found in imported.recognised
     ]
-    steps = pipeline(target, float_convs)
-    for number, step in enumerate(steps):
-        if progress:
-            progress("passes", number, len(steps))
+    passes = [step.run for step in steps(pipeline(target, options.float_convs))]
+    for number, each in enumerate(passes):
+        progress("passes", number, len(passes))
         start = time.perf_counter()
-        module = step(module)
-        seconds = time.perf_counter() - start
-        records.append(
-            PassRecord(step.info.name, seconds, getattr(step, "rewrites", 0), tuple(getattr(step, "skipped", ())))
-        )
+        outcome = each(module)
+        module, seconds = outcome.module, time.perf_counter() - start
+        records.append(PassRecord(each.name, seconds, outcome.rewrites, outcome.refused))
         if dump_ir:
-            atomic.write(Path(dump_ir) / f"{number:03}_{step.info.name}.py", module.script().encode())
-    program = select(module, target)
-    left = {name: why for found in imported.recognised for name, why in found.left.items()}
-    program.calls = [
-        replace(call, layer=replace(call.layer, why_not=left[call.layer.name])) if call.layer.name in left else call
-        for call in program.calls
-    ]
+            atomic.write(Path(dump_ir) / f"{number:03}_{each.name}.py", module.script().encode())
+    program = select(module, target, options.schedules)
+    program.explain({name: why for found in imported.recognised for name, why in found.refused.items()})
     return imported, program, tuple(records)
 
 
-def _content(model: str | os.PathLike[str] | bytes) -> bytes:
+def _content(model: Source) -> bytes:
     return model if isinstance(model, bytes) else Path(model).read_bytes()
 
 
-def _name(model: str | os.PathLike[str] | bytes) -> str:
+def _name(model: Source) -> str:
     return "model" if isinstance(model, bytes) else Path(model).stem

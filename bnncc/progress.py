@@ -3,3 +3,7 @@
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Tells nobody."""

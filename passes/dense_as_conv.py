@@ -28,53 +28,53 @@ After::
             R.output(z)
         return z
 
-Leaves alone: grouped or padded layers, and weights that are not constants.
+Refuses: grouped or padded layers, and weights that are not constants.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from tvm import relax
 
-from bnncc.ops import arguments, binary_conv2d, bitpack
+from bnncc.ops import binary_conv2d, bitpack
+from bnncc.ops.binarize import Binarize
+from bnncc.ops.binary_conv2d import BinaryConv2d
+from bnncc.ops.expressions import array, extents, is_constant
+from bnncc.ops.standard import TO_NCHW, PermuteDims, Reshape
 from bnncc.passes import dataflow
-from bnncc.passes.to_nhwc import OUTWARD
 
 
-@relax.transform.function_pass(opt_level=0, name="bnncc.DenseAsConv")
 class DenseAsConv(dataflow.LocalPass):
-    def _visit(self, block: dataflow.Block, value: Any) -> Any:
-        if not dataflow.is_call(value, "bnncc.binary_conv2d") or not dataflow.is_constant(value.args[1]):
+    name = "bnncc.DenseAsConv"
+
+    def visit(self, block: dataflow.Block, value: relax.Expr) -> relax.Expr | None:
+        conv = BinaryConv2d.match(value)
+        if conv is None or not is_constant(conv.weights) or conv.groups != 1:
             return None
-        window, groups, _ = binary_conv2d.parameters(value)
-        if window.kernel != (1, 1) or any(window.pads) or groups != 1 or dataflow.shape(value.args[0])[1:3] != (1, 1):
+        if conv.window.kernel != (1, 1) or any(conv.window.pads) or extents(conv.x)[1:3] != (1, 1):
             return None
-        image = _flattened(block, value.args[0])
+        image = _flattened(block, conv.x)
         if image is None:
             return None
-        self.rewrites += 1
-        _, height, width, channels = dataflow.shape(image)
-        w = bitpack.unpack(arguments.array(value.args[1]), channels * height * width)
+        block.rewrites += 1
+        _, height, width, channels = extents(image)
+        w = bitpack.unpack(array(conv.weights), channels * height * width)
         by_pixel = w.reshape(-1, channels, height * width).swapaxes(1, 2)
-        return binary_conv2d.call(image, bitpack.pack(np.ascontiguousarray(by_pixel)), (height, width), span=value.span)
+        return binary_conv2d.call(
+            image, bitpack.pack(np.ascontiguousarray(by_pixel)), (height, width), span=conv.call.span
+        )
 
 
-def _flattened(block: dataflow.Block, source: Any) -> Any:
+def _flattened(block: dataflow.Block, source: relax.Expr) -> relax.Expr | None:
     """The image [N, H, W, C] of which `source` is the channel-major flattening; None if it is none."""
-    sign, call = None, block.value(source)
-    while dataflow.is_call(call, "reshape", "bnncc.binarize"):
-        if dataflow.is_call(call, "bnncc.binarize"):
+    sign, value = None, block.value(source)
+    while moved := Reshape.match(value) or Binarize.match(value):
+        if isinstance(moved, Binarize):
             if sign is not None:
                 return None
-            sign = call
-        call = block.value(call.args[0])
-    if not dataflow.is_call(call, "permute_dims") or [int(axis) for axis in call.attrs.axes or ()] != OUTWARD:
+            sign = moved
+        value = block.value(moved.x)
+    permuted = PermuteDims.match(value)
+    if permuted is None or permuted.axes != TO_NCHW or extents(permuted.x)[0] != extents(source)[0]:
         return None
-    image = call.args[0]
-    if dataflow.shape(image)[0] != dataflow.shape(source)[0]:
-        return None
-    if sign is None:
-        return image
-    return block.emit(relax.Call(sign.op, [image, *sign.args[1:]], sign.attrs, sign.ty_args, sign.span))
+    return permuted.x if sign is None else block.emit(dataflow.on(sign.call, permuted.x))

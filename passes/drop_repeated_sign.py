@@ -23,29 +23,28 @@ After::
             R.output(w)
         return w
 
-Leaves alone: a sign of {0, 1} values or {0, 1} of signs: those are other values.
+Refuses: a sign of {0, 1} values or {0, 1} of signs: those are other values.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from tvm import relax
 
-from bnncc.ops import binarize, spans
+from bnncc.ops import spans
+from bnncc.ops.binarize import Binarize
 from bnncc.passes import dataflow
 
 
-@relax.transform.function_pass(opt_level=0, name="bnncc.DropRepeatedSign")
 class DropRepeatedSign(dataflow.LocalPass):
-    def _visit(self, block: dataflow.Block, value: Any) -> Any:
-        inner = block.call(value.args[0], "bnncc.binarize") if dataflow.is_call(value, "bnncc.binarize") else None
-        if inner is None:
+    name = "bnncc.DropRepeatedSign"
+
+    def visit(self, block: dataflow.Block, value: relax.Expr) -> relax.Expr | None:
+        outer = Binarize.match(value)
+        inner = Binarize.match(block.value(outer.x)) if outer else None
+        if outer is None or inner is None:
             return None
-        outer_numbers, inner_numbers = binarize.parameters(value), binarize.parameters(inner)
-        same_values = outer_numbers.unipolar == inner_numbers.unipolar
-        if not same_values or (outer_numbers.unipolar and not 0 <= outer_numbers.threshold < 1):
-            self.skipped.append(f"{spans.name_of(value)}: binarises binary values to other values")
+        if outer.unipolar != inner.unipolar or (outer.unipolar and not 0 <= outer.threshold < 1):
+            block.refused.append(f"{spans.name_of(value)}: binarises binary values to other values")
             return None
-        self.rewrites += 1
-        return value.args[0]
+        block.rewrites += 1
+        return outer.x

@@ -26,48 +26,49 @@ After::
             R.output(z)
         return z
 
-Leaves alone: batch norm in training mode, and parameters that are not constants.
+Refuses: batch norm in training mode, and parameters that are not constants.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from tvm import relax
 
-from bnncc.ops import arguments, spans
+from bnncc.ops import spans
+from bnncc.ops.expressions import array, is_constant
+from bnncc.ops.standard import BatchNorm
 from bnncc.passes import dataflow
 
 
-@relax.transform.function_pass(opt_level=0, name="bnncc.FoldBatchNorm")
 class FoldBatchNorm(dataflow.LocalPass):
-    def _visit(self, block: dataflow.Block, value: Any) -> Any:
+    name = "bnncc.FoldBatchNorm"
+
+    def visit(self, block: dataflow.Block, value: relax.Expr) -> relax.Expr | None:
         if not isinstance(value, relax.TupleGetItem) or value.index != 0:
             return None
-        norm = block.call(value.tuple_value, "nn.batch_norm")
-        if norm is None or not self._check(norm):
+        norm = BatchNorm.match(block.value(value.tuple_value))
+        if norm is None:
             return None
-        return self._rewrite(block, norm)
+        place = spans.name_of(norm.call)
+        if norm.training:
+            block.refused.append(f"{place}: batch norm in training mode")
+            return None
+        if not all(is_constant(parameter) for parameter in (norm.gamma, norm.beta, norm.mean, norm.variance)):
+            block.refused.append(f"{place}: batch norm with parameters computed at run time")
+            return None
+        return _rewrite(block, norm)
 
-    def _check(self, norm: Any) -> bool:
-        if norm.attrs.training:
-            self.skipped.append(f"{spans.name_of(norm)}: batch norm in training mode")
-        elif not all(dataflow.is_constant(argument) for argument in norm.args[1:]):
-            self.skipped.append(f"{spans.name_of(norm)}: batch norm with parameters computed at run time")
-        else:
-            return True
-        return False
 
-    def _rewrite(self, block: dataflow.Block, norm: Any) -> Any:
-        gamma, beta, mean, variance = (arguments.array(argument) for argument in norm.args[1:])
-        one = np.float32(1)
-        scale = one / np.sqrt(variance + np.float32(norm.attrs.epsilon)) * (gamma if norm.attrs.scale else one)
-        bias = (beta if norm.attrs.center else np.float32(0)) - mean * scale
-        x = norm.args[0]
-        channels = [1] * int(x.ty.ndim)
-        channels[int(norm.attrs.axis)] = -1
-        scale, bias = (array.astype(np.float32).reshape(channels) for array in (scale, bias))
-        self.rewrites += 1
-        scaled = block.emit(spans.marked(relax.op.multiply(x, relax.const(scale)), norm.span))
-        return spans.marked(relax.op.add(scaled, relax.const(bias)), norm.span)
+def _rewrite(block: dataflow.Block, norm: BatchNorm) -> relax.Expr:
+    gamma, beta, mean, variance = (array(p) for p in (norm.gamma, norm.beta, norm.mean, norm.variance))
+    one = np.float32(1)
+    scale = one / np.sqrt(variance + np.float32(norm.epsilon)) * (gamma if norm.scale else one)
+    bias = (beta if norm.center else np.float32(0)) - mean * scale
+    channels = [1] * int(norm.x.ty.ndim)
+    channels[norm.axis] = -1
+    block.rewrites += 1
+    span = norm.call.span
+    scaled = block.emit(
+        spans.marked(relax.op.multiply(norm.x, relax.const(scale.astype(np.float32).reshape(channels))), span)
+    )
+    return spans.marked(relax.op.add(scaled, relax.const(bias.astype(np.float32).reshape(channels))), span)

@@ -35,81 +35,72 @@ After::
             R.output(p)
         return p
 
-Leaves alone: floats that something else reads too (they are needed anyway), a residual or other tensor in between, and
+Refuses: floats that something else reads too (they are needed anyway), a residual or other tensor in between, and
 an expression that rises and falls (PReLU with a negative slope) so that its ones are no interval.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 from tvm import relax
 
-from bnncc.ops import arguments, binarize, pack, spans, threshold, xnor_conv2d
-from bnncc.passes import dataflow, elementwise
+from bnncc.ops import spans, threshold
+from bnncc.ops.elementwise import PerChannel
+from bnncc.ops.expressions import array, extents, is_constant
+from bnncc.ops.pack import Pack
+from bnncc.ops.standard import Astype
+from bnncc.ops.xnor_conv2d import XnorConv2d
+from bnncc.passes import dataflow
 
 
-@relax.transform.function_pass(opt_level=0, name="bnncc.FoldThresholds")
 class FoldThresholds(dataflow.LocalPass):
-    def _visit(self, block: dataflow.Block, value: Any) -> Any:
-        if not dataflow.is_call(value, "bnncc.pack"):
+    name = "bnncc.FoldThresholds"
+
+    def visit(self, block: dataflow.Block, value: relax.Expr) -> relax.Expr | None:
+        packing = Pack.match(value)
+        if packing is None:
             return None
-        chain, operands, source = [], [], value.args[0]
-        while (operand := _operand(block.value(source))) is not None:
-            chain.append(block.value(source))
-            operands.append(operand)
-            source = operand
-        cast = block.call(source, "astype")
-        conv = None if cast is None else block.call(cast.args[0], "bnncc.xnor_conv2d")
-        if cast is None or conv is None or not self._check(block, conv, value, operands):
+        chain, source = [], packing.values  # from the sign back to the accumulator
+        while (step := PerChannel.match(block.value(source))) is not None and step.operation.meaning is not None:
+            chain.append(step)
+            source = step.tensor
+        cast = Astype.match(block.value(source))
+        conv = XnorConv2d.match(block.value(cast.x)) if cast else None
+        if cast is None or conv is None or not _check(block, conv, packing, chain):
             return None
         accumulators, occurs = reachable(conv)
         values = np.broadcast_to(accumulators[:, None].astype(np.float32), occurs.shape)
-        for call, operand in zip(reversed(chain), reversed(operands), strict=True):
-            values = elementwise.evaluate(call, operand, values)
-        ones = values >= arguments.array(value.args[1]).reshape(-1)
+        for step in reversed(chain):
+            values = step.evaluate(values)
+        ones = values >= array(packing.threshold).reshape(-1)
         bounds = intervals(accumulators, occurs, ones)
         if bounds is None:
-            self.skipped.append(f"{spans.name_of(conv)}: the sign changes more than once as the accumulator rises")
+            block.refused.append(
+                f"{spans.name_of(conv.call)}: the sign changes more than once as the accumulator rises"
+            )
             return None
-        self.rewrites += 1
-        groups, word_bytes = pack.parameters(value)
-        return threshold.call(cast.args[0], *bounds, groups, word_bytes, span=value.span)
-
-    def _check(self, block: dataflow.Block, conv: Any, value: Any, operands: list[Any]) -> bool:
-        if any(block.uses(x) > 1 for x in [value.args[0], *operands]):
-            self.skipped.append(f"{spans.name_of(conv)}: its floats have another reader")
-            return False
-        return all(dataflow.is_constant(constant) for constant in [conv.args[2], value.args[1]])
+        block.rewrites += 1
+        return threshold.call(cast.x, *bounds, packing.groups, packing.word_bytes, span=value.span)
 
 
-def _operand(call: Any) -> Any:
-    """The one operand of an elementwise call whose others are constants per channel, as in the chain; else None."""
-    if dataflow.name(call) not in elementwise.MEANINGS.keys() | {"nn.leakyrelu"}:
-        return None
-    if dataflow.is_call(call, "bnncc.binarize"):
-        return None if binarize.parameters(call).unipolar else call.args[0]
-    tensors = [argument for argument in call.args if not dataflow.is_constant(argument)]
-    constants = [argument for argument in call.args if dataflow.is_constant(argument)]
-    extents = dataflow.shape(call)
-    if len(tensors) != 1 or not isinstance(tensors[0], relax.Var) or dataflow.shape(tensors[0]) != extents:
-        return None
-    return tensors[0] if all(elementwise.is_per_channel(c, extents) for c in constants) else None
+def _check(block: dataflow.Block, conv: XnorConv2d, packing: Pack, chain: list[PerChannel]) -> bool:
+    if any(block.uses(x) > 1 for x in [packing.values, *(step.tensor for step in chain)]):
+        block.refused.append(f"{spans.name_of(conv.call)}: its floats have another reader")
+        return False
+    return is_constant(conv.offset) and is_constant(packing.threshold)
 
 
-def reachable(conv: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+def reachable(conv: XnorConv2d) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """Values that accumulators may take, ascending int64 [V], and for each channel which of them, bool [V, O]."""
-    offset = arguments.array(conv.args[2]).astype(np.int64).reshape(-1, dataflow.shape(conv)[3])
-    step = xnor_conv2d.parameters(conv).step
+    offset = array(conv.offset).astype(np.int64).reshape(-1, extents(conv.call)[3])
     # No more bits differ than the words hold; that allows a few values too many, in words with a tail.
-    most = 8 * int(np.prod(dataflow.shape(conv.args[1])[1:]))
-    accumulators = np.arange(offset.min() - step * most, offset.max() + 1)
+    most = conv.bit_weight * 8 * int(np.prod(extents(conv.weights)[1:]))
+    accumulators = np.arange(offset.min() - most, offset.max() + 1)
     occurs = np.zeros((accumulators.size, offset.shape[1]), dtype=bool)
     for row in np.unique(offset, axis=0):
         below = row - accumulators[:, None]
-        occurs |= (below >= 0) & (below <= step * most) & (below % step == 0)
+        occurs |= (below >= 0) & (below <= most) & (below % conv.bit_weight == 0)
     return accumulators, occurs
 
 

@@ -45,61 +45,56 @@ After::
             R.output(z, b)
         return (z, b)
 
-Leaves alone: operators it does not know (softmax, concat, permute_dims, ...), which TVM lowers one by one, operands
-that broadcast over pixels, and packing into groups of channels that do not start at bytes, which is done afterwards.
+Refuses: operators it does not know (softmax, concat, permute_dims, ...), which TVM lowers one by one, tensors of other
+ranks than 2 and 4, operands that broadcast over pixels, and packing into groups of channels that do not start at bytes,
+which is done afterwards.
 """
 
 from __future__ import annotations
 
 import heapq
-from typing import Any
+from typing import ClassVar, NamedTuple
 
 import tvm
 from tvm import relax
 
-from bnncc.ops import bitpack, pack, spans, threshold, xnor_conv2d
+from bnncc.ops import bitpack, elementwise, spans
+from bnncc.ops.conv2d_int8 import Conv2dInt8
+from bnncc.ops.expressions import dtype, extents, is_constant, is_per_channel, operator
+from bnncc.ops.or_pool2d import OrPool2d
+from bnncc.ops.pack import Pack, Packing
+from bnncc.ops.pad_bits import PadBits
+from bnncc.ops.quantize import Quantize
+from bnncc.ops.standard import Astype, AvgPool2d, Conv2d, Matmul, MaxPool2d, Mean
+from bnncc.ops.threshold import Threshold
+from bnncc.ops.xnor_conv2d import XnorConv2d
 from bnncc.passes import dataflow
-from bnncc.passes.elementwise import MEANINGS, is_per_channel
+from bnncc.passes.contract import Outcome
 from bnncc.tir.epilogue import BitLayout, can_pack
 
-# Operators that begin a group.
-ANCHORS = frozenset(
-    {"bnncc.xnor_conv2d", "bnncc.or_pool2d", "nn.conv2d", "nn.max_pool2d", "nn.avg_pool2d", "mean", "matmul"}
-    | {"bnncc.quantize", "bnncc.conv2d_int8"}
-)
-ELEMENTWISE = MEANINGS.keys() | {"nn.leakyrelu"}
-PACKING = frozenset({"bnncc.pack", "bnncc.threshold"})
 LONGEST_NAME = 120
 
 
-@tvm.transform.module_pass(opt_level=0, name="bnncc.FuseEpilogue")
 class FuseEpilogue:
-    def __init__(self) -> None:
-        self.skipped: list[str] = []
-        self.rewrites = 0
+    name: ClassVar[str] = "bnncc.FuseEpilogue"
 
-    def transform_module(self, module: Any, context: Any) -> Any:
-        function = module["main"]
-        if dataflow.one_block(function) is None:
-            return module
-        groups = _Grouping(function, self.skipped)
-        if not groups.members:
-            return module
-        self.rewrites += len(groups.members)
-        return _Build(module, groups).module
+    def __call__(self, module: tvm.IRModule) -> Outcome:
+        groups = _Grouping(module["main"])
+        fused = _Build(module, groups).module if groups.members else module
+        return Outcome(fused, len(groups.members), tuple(groups.refused))
 
 
 class _Grouping:
     """Which bindings of the block go together. Bindings are known by their position in the block."""
 
-    def __init__(self, function: Any, skipped: list[str]) -> None:
-        self.bindings = list(dataflow.one_block(function).bindings)
+    def __init__(self, function: relax.Function) -> None:
+        self.bindings = dataflow.bindings(function)
         self.position = {binding.var: index for index, binding in enumerate(self.bindings)}
         self.uses = dataflow.count_uses(function)
         self.members: dict[int, list[int]] = {}  # group (the position of its first member) -> positions
         self.anchor: dict[int, str] = {}
         self.group_of: dict[int, int] = {}
-        self._skipped = skipped
+        self.refused: list[str] = []
         for index, binding in enumerate(self.bindings):
             self._place(index, binding.value)
 
@@ -111,19 +106,25 @@ class _Grouping:
         """The group of a binding, or the binding itself."""
         return self.group_of.get(index, index)
 
-    def _place(self, index: int, value: Any) -> None:
-        name = dataflow.name(value)
-        if name in ANCHORS and _is_supported_anchor(value):
-            self._begin(index, name.rpartition(".")[2])
-        elif name == "astype" or name in ELEMENTWISE or name in PACKING:
-            self._follow(index, value, name)
-        elif name == "bnncc.pad_bits":
-            source = self.position.get(value.args[0])
-            packer = source is not None and dataflow.name(self.bindings[source].value)
-            if packer in PACKING | {"bnncc.or_pool2d"} and self.uses[value.args[0]] == 1 and source in self.group_of:
+    def _place(self, index: int, value: relax.Expr) -> None:
+        if _is_anchor(value):
+            self._begin(index, operator(value).rpartition(".")[2])
+        elif packing := _packing(value):
+            self._follow(index, value, extents(packing.values))
+        elif cast := Astype.match(value):
+            self._follow(index, value, extents(cast.x))
+        elif padding := PadBits.match(value):
+            source = self.position.get(padding.bits)
+            packer = self.bindings[source].value if source is not None else None
+            can_join = packer is not None and (_packing(packer) or OrPool2d.match(packer))
+            if source is not None and can_join and self.uses[padding.bits] == 1 and source in self.group_of:
                 self._join(index, self.group_of[source])
             else:
                 self._begin(index, "pad_bits")
+        else:
+            operation = elementwise.find(value)
+            if operation is not None and operation.emit is not None:
+                self._follow(index, value, extents(value))
 
     def _begin(self, index: int, anchor: str) -> None:
         self.members[index], self.anchor[index], self.group_of[index] = [index], anchor, index
@@ -132,44 +133,40 @@ class _Grouping:
         self.members[group].append(index)
         self.group_of[index] = group
 
-    def _follow(self, index: int, value: Any, name: str) -> None:
-        """Join the latest group among the operands that can take it; begin one where none can."""
+    def _follow(self, index: int, value: relax.Call, shape: tuple[int, ...]) -> None:
+        """Join the latest group among the operands that can take it; begin one where none can. shape: of the values
+        that it works on."""
         operands = [v for v in value.args if isinstance(v, relax.Var)]
-        if not operands:
-            self._skipped.append(f"{spans.name_of(value) or name}: {name} of constants alone")
-            return
-        extents = dataflow.shape(operands[0]) if name in PACKING or name == "astype" else dataflow.shape(value)
-        reason = _why_not_elementwise(value, name, operands, extents)
+        reason = _why_not(value, operands, shape)
         if reason:
-            self._skipped.append(f"{spans.name_of(value) or name}: {reason}")
+            self.refused.append(f"{spans.name_of(value) or operator(value)}: {reason}")
             return
         sources = {self.position[v] for v in operands if v in self.position}
+        packing = _packing(value)
         for group in sorted({self.group_of[s] for s in sources if s in self.group_of}, reverse=True):
             outside = [s for s in sources if self.unit(s) != group]
-            fits = self._extents(group) == extents and (name not in PACKING or self._packs(group, value))
+            fits = self._extents(group) == shape and (packing is None or self._packs(group, packing))
             if fits and not any(self._depends(s, group) for s in outside):
                 self._join(index, group)
                 return
-        if name != "astype":
+        if not Astype.match(value):
             self._begin(index, "none")
 
-    def _packs(self, group: int, value: Any) -> bool:
+    def _packs(self, group: int, packing: Packing) -> bool:
         """Whether the group's kernel can pack into this layout from registers. A layout whose groups of channels do
         not start at bytes gets a kernel of its own."""
         anchor = self.bindings[group].value
-        groups, word_bytes = (pack if dataflow.name(value) == "bnncc.pack" else threshold).parameters(value)
-        channels = dataflow.shape(value.args[0])[-1]
-        layout = BitLayout(channels, groups, bitpack.packed_bytes(channels // groups, word_bytes))
-        if dataflow.name(anchor) == "bnncc.xnor_conv2d":
-            return can_pack(layout, xnor_conv2d.parameters(anchor).groups)
-        return can_pack(layout, int(anchor.attrs.groups) if dataflow.name(anchor) == "nn.conv2d" else 1)
+        channels, groups = extents(packing.values)[-1], packing.groups
+        layout = BitLayout(channels, groups, bitpack.packed_bytes(channels // groups, packing.word_bytes))
+        conv = XnorConv2d.match(anchor) or Conv2d.match(anchor)
+        return can_pack(layout, conv.groups if conv else 1)
 
     def _extents(self, group: int) -> tuple[int, ...] | None:
         """The shape of a group's results before packing; None for a group of packed bits alone."""
         value = self.bindings[group].value
-        if dataflow.name(value) in PACKING:
-            return dataflow.shape(value.args[0])
-        return None if str(value.ty.dtype) == "uint8" else dataflow.shape(value)
+        if packing := _packing(value):
+            return extents(packing.values)
+        return None if dtype(value) == "uint8" else extents(value)
 
     def _depends(self, index: int, group: int) -> bool:
         """Whether a binding, with everything its group needs, needs `group`."""
@@ -189,83 +186,96 @@ class _Grouping:
         return False
 
 
-def _is_supported_anchor(value: Any) -> bool:
-    """Whether our kernels know this form of an anchor: NHWC, and constant float32 weights."""
-    name, args = dataflow.name(value), value.args
-    if not dataflow.has_static_shape(value) or not all(dataflow.is_constant(a) or _is_tensor(a) for a in args[:1]):
-        return False
-    if name.startswith("bnncc."):
-        constants = {"bnncc.xnor_conv2d": args[1:5], "bnncc.conv2d_int8": args[1:3]}.get(name, ())
-        return all(dataflow.is_constant(a) for a in constants)
-    if str(value.ty.dtype) != "float32" or str(args[0].ty.dtype) != "float32":
-        return False
-    if name == "nn.conv2d":
-        return (
-            value.attrs.data_layout == "NHWC" and value.attrs.kernel_layout == "HWIO" and dataflow.is_constant(args[1])
-        )
-    if name in ("nn.max_pool2d", "nn.avg_pool2d"):
-        return value.attrs.layout == "NHWC" and not value.attrs.ceil_mode
-    if name == "mean":
-        return [int(a) for a in value.attrs.axis or ()] == [1, 2] and len(dataflow.shape(args[0])) == 4
-    return len(dataflow.shape(args[0])) == 2 and dataflow.is_constant(args[1]) and len(dataflow.shape(args[1])) == 2
+def _packing(value: relax.Expr) -> Packing | None:
+    return Pack.match(value) or Threshold.match(value)
 
 
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, relax.Var) and isinstance(value.ty, relax.TensorType)
+def _is_anchor(value: relax.Expr) -> bool:
+    """Whether this begins a group: an operator with a kernel, in the form that the kernel knows, which is NHWC and
+    constant weights."""
+    if conv := XnorConv2d.match(value):
+        return all(is_constant(c) for c in (conv.weights, conv.offset, conv.row_class, conv.col_class))
+    if integers := Conv2dInt8.match(value):
+        return is_constant(integers.weights) and is_constant(integers.bias)
+    if OrPool2d.match(value) or Quantize.match(value):
+        return True
+    if floats := Conv2d.match(value):
+        layouts = (floats.data_layout, floats.kernel_layout)
+        return _is_float(floats.x, value) and layouts == ("NHWC", "HWIO") and is_constant(floats.weights)
+    if pool := MaxPool2d.match(value) or AvgPool2d.match(value):
+        return _is_float(pool.x, value) and pool.layout == "NHWC" and not pool.ceil_mode
+    if mean := Mean.match(value):
+        return _is_float(mean.x, value) and mean.axes == (1, 2) and len(extents(mean.x)) == 4
+    if product := Matmul.match(value):
+        is_matrix = _is_float(product.x, value) and len(extents(product.x)) == 2
+        return is_matrix and is_constant(product.weights) and len(extents(product.weights)) == 2
+    return False
 
 
-def _why_not_elementwise(value: Any, name: str, operands: list[Any], extents: tuple[int, ...]) -> str:
+def _is_float(x: relax.Expr, result: relax.Expr) -> bool:
+    return dataflow.has_static_shape(result) and dtype(x) == dtype(result) == "float32"
+
+
+def _why_not(value: relax.Call, operands: list[relax.Var], shape: tuple[int, ...]) -> str:
     """Why a kernel cannot apply this operator to its results in registers; "" if it can."""
-    if name == "astype":
-        is_exact = str(operands[0].ty.dtype) == "int32" and str(value.ty.dtype) == "float32"
-        return "" if is_exact else f"astype from {operands[0].ty.dtype} to {value.ty.dtype}"
-    if name not in PACKING and str(value.ty.dtype) != "float32":
-        return f"{name} in {value.ty.dtype}"
-    if name == "nn.prelu" and int(value.attrs.axis) % len(extents) != len(extents) - 1:
-        return "prelu along another axis than the last"
-    if any(dataflow.shape(v) != extents for v in operands):
+    name = operator(value)
+    if cast := Astype.match(value):
+        is_exact = (cast.source, cast.target) == ("int32", "float32")
+        return "" if is_exact else f"astype from {cast.source} to {cast.target}"
+    if not _packing(value) and dtype(value) != "float32":
+        return f"{name} in {dtype(value)}"
+    if len(shape) not in (2, 4):
+        return f"{name} on a tensor of {len(shape)} dimensions; kernels take 2 and 4"
+    if any(extents(v) != shape for v in operands):
         return f"{name} with an operand that broadcasts over pixels"
-    constants = [a for a in value.args if dataflow.is_constant(a)]
-    if not extents or not all(is_per_channel(c, extents) for c in constants):
+    constants = [a for a in value.args if is_constant(a)]
+    if not elementwise.is_last_axis(value) or not all(is_per_channel(c, shape) for c in constants):
         return f"{name} with a constant that is not one value per channel"
     return ""
+
+
+class _Fused(NamedTuple):
+    """A group's function in the module, the operands of its call, and the variables its results stand for."""
+
+    function: tvm.ir.GlobalVar
+    operands: list[relax.Expr]
+    results: list[relax.Var]
 
 
 class _Build:
     """The module with each group as a function."""
 
-    def __init__(self, module: Any, groups: _Grouping) -> None:
+    def __init__(self, module: tvm.IRModule, groups: _Grouping) -> None:
         self._groups = groups
         self._old = module["main"]
         self._builder = relax.BlockBuilder(module)
-        self._new: dict[Any, Any] = {}
+        self._new: dict[relax.Var, relax.Expr] = {}
         main = module.get_global_var("main")
-        self._functions: dict[int, tuple[Any, list[Any], list[Any]]] = {}
+        self._functions: dict[int, _Fused] = {}
         for group in groups.members:
             self._functions[group] = self._function(group)
         function = self._main()
         self._builder.update_func(main, function)
         self.module = self._builder.get()
 
-    def _function(self, group: int) -> tuple[Any, list[Any], list[Any]]:
-        """The group's function in the module, the operands of its call, and the variables its results stand for."""
+    def _function(self, group: int) -> _Fused:
         bindings = [self._groups.bindings[index] for index in self._groups.members[group]]
         inner = {binding.var for binding in bindings}
-        tensors: list[Any] = []
-        constants: list[Any] = []
+        tensors: list[relax.Var] = []
+        constants: list[relax.Expr] = []
         for binding in bindings:
             for argument in binding.value.args:
                 if isinstance(argument, relax.Var) and argument not in inner and argument not in tensors:
                     tensors.append(argument)
-                elif dataflow.is_constant(argument) and dataflow.shape(argument):
+                elif is_constant(argument) and extents(argument):
                     constants.append(argument)
         results = [binding.var for binding in bindings if self._is_read_outside(binding.var, inner)]
-        names = [dataflow.name(binding.value).rpartition(".")[2] for binding in bindings]
+        names = [operator(binding.value).rpartition(".")[2] for binding in bindings]
         function = _primitive(bindings, tensors, constants, results, self._groups.anchor[group])
         name = "_".join(["fused", *names])[:LONGEST_NAME]
-        return self._builder.add_func(function, name), [*tensors, *constants], results
+        return _Fused(self._builder.add_func(function, name), [*tensors, *constants], results)
 
-    def _is_read_outside(self, variable: Any, inner: set[Any]) -> bool:
+    def _is_read_outside(self, variable: relax.Var, inner: set[relax.Var]) -> bool:
         if not isinstance(variable, relax.DataflowVar):
             return True
         members = [self._groups.bindings[self._groups.position[v]] for v in inner]
@@ -273,7 +283,7 @@ class _Build:
             sum(v.same_as(variable) for v in dataflow.variables(binding.value)) for binding in members
         )
 
-    def _main(self) -> Any:
+    def _main(self) -> relax.Function:
         old, builder = self._old, relax.BlockBuilder(self._builder.get())
         with builder.function("new_main", list(old.params), dataflow.attributes(old)):
             with builder.dataflow():
@@ -311,7 +321,7 @@ class _Build:
         assert len(order) == len(units), "a cycle between groups"
         return order
 
-    def _emit(self, builder: Any, unit: int) -> None:
+    def _emit(self, builder: relax.BlockBuilder, unit: int) -> None:
         if unit not in self._functions:
             binding = self._groups.bindings[unit]
             self._bind(builder, binding.var, dataflow.replace(binding.value, self._new))
@@ -325,18 +335,22 @@ class _Build:
         for index, variable in enumerate(results):
             self._bind(builder, variable, relax.TupleGetItem(packed, index))
 
-    def _bind(self, builder: Any, variable: Any, value: Any) -> None:
+    def _bind(self, builder: relax.BlockBuilder, variable: relax.Var, value: relax.Expr) -> None:
         inside = isinstance(variable, relax.DataflowVar)
         self._new[variable] = builder.emit(value) if inside else builder.emit_output(value)
 
-    def _span(self, group: int) -> Any:
+    def _span(self, group: int) -> tvm.ir.Span | None:
         """Where the group comes from: its anchor's node, or the first member that knows one."""
         values = [self._groups.bindings[index].value for index in self._groups.members[group]]
         return next((value.span for value in values if spans.name_of(value)), None)
 
 
 def _primitive(
-    bindings: list[Any], tensors: list[Any], constants: list[Any], results: list[Any], anchor: str
+    bindings: list[relax.Binding],
+    tensors: list[relax.Var],
+    constants: list[relax.Expr],
+    results: list[relax.Var],
+    anchor: str,
 ) -> relax.Function:
     """A private function that computes the bindings from parameters of its own."""
     parameters = [relax.Var(f"x{i}", value.ty) for i, value in enumerate(tensors)]
@@ -348,10 +362,7 @@ def _primitive(
         with builder.dataflow():
             for binding in bindings:
                 value = binding.value
-                operands = [
-                    next(fresh) if dataflow.is_constant(a) and dataflow.shape(a) else mapping.get(a, a)
-                    for a in value.args
-                ]
+                operands = [next(fresh) if is_constant(a) and extents(a) else mapping.get(a, a) for a in value.args]
                 call = relax.Call(value.op, operands, value.attrs, value.ty_args, value.span)
                 is_result = any(binding.var.same_as(result) for result in results)
                 mapping[binding.var] = builder.emit_output(call) if is_result else builder.emit(call)

@@ -8,10 +8,10 @@ and for {0, 1} activations, whose bit 0 means 0:
 
     dot = (N0 + sum(w)) / 2 - popcount(bits ^ w)
 
-Both are `offset - step * popcount`. A border pixel of the padding holds one bit in every channel, which stands for some
-value v; where the padding wants p instead, each output whose window reaches outside adds (p - v) * sum of the weights
-of the taps outside. Those taps depend only on which kernel rows and columns fell outside, so offset is a small table
-[row class, column class, channel]: real zero padding is exact, and costs nothing inside.
+Both are `offset - bit_weight * popcount`. A border pixel of the padding holds one bit in every channel, which stands
+for some value v; where the padding wants p instead, each output whose window reaches outside adds (p - v) * sum of the
+weights of the taps outside. Those taps depend only on which kernel rows and columns fell outside, so offset is a small
+table [row class, column class, channel]: real zero padding is exact, and costs nothing inside.
 
 Where signs were multiplied by s = +-1 per channel, s goes into the weights (w * (s * x) = (s * w) * x) and the border
 holds s * v. Signs that several convolutions read are packed once. Max-pools of signs become ORs of words. Where a
@@ -40,70 +40,78 @@ After::
             R.output(z)
         return z
 
-Leaves alone: a convolution whose input does not come from a Binarize (it may hold any number), and weights that are
+Refuses: a convolution whose input does not come from a Binarize (it may hold any number), and weights that are
 not constants.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import tvm
 from tvm import relax
 
-from bnncc.ops import arguments, binarize, binary_conv2d, bitpack, or_pool2d, pack, pad_bits, spans, xnor_conv2d
+from bnncc.ops import bitpack, or_pool2d, pack, pad_bits, spans, xnor_conv2d
+from bnncc.ops.binarize import Binarize
+from bnncc.ops.binary_conv2d import BinaryConv2d
+from bnncc.ops.expressions import array, extents, is_constant, is_per_channel
+from bnncc.ops.standard import MaxPool2d, Multiply, PermuteDims, Reshape
 from bnncc.ops.window import Window
 from bnncc.passes import dataflow
-from bnncc.passes.elementwise import is_per_channel
+from bnncc.passes.contract import Outcome
 
 # Largest |accumulator| that float32 holds exactly.
 EXACT = 2**24
 
 
-@relax.transform.function_pass(opt_level=0, name="bnncc.LowerToXnor")
+@dataclass(frozen=True, kw_only=True)
 class LowerToXnor:
-    def __init__(self, *, word_bytes: int) -> None:
-        self.word_bytes = word_bytes
-        self.skipped: list[str] = []
-        self.rewrites = 0
+    """The pass. word_bytes: packed pixels and filters are whole words of so many bytes, 0 past the last channel."""
 
-    def transform_function(self, function: Any, module: Any, context: Any) -> Any:
-        walk = _Walk(self.word_bytes, self.skipped)
-        result = dataflow.rebuild(function, walk.visit)
-        self.rewrites += walk.rewrites
-        return result
+    name: ClassVar[str] = "bnncc.LowerToXnor"
+
+    word_bytes: int
+
+    def __call__(self, module: tvm.IRModule) -> Outcome:
+        return dataflow.rewrite(module, _Walk(self.word_bytes).visit)
 
 
 class _Walk:
     """One walk, and what it packed already."""
 
-    def __init__(self, word_bytes: int, skipped: list[str]) -> None:
+    def __init__(self, word_bytes: int) -> None:
         self._word_bytes = word_bytes
-        self._skipped = skipped
-        self._made: dict[Any, Any] = {}
-        self.rewrites = 0
+        self._made: dict[Hashable, relax.Expr] = {}
 
-    def visit(self, block: dataflow.Block, value: Any) -> Any:
-        if not dataflow.is_call(value, "bnncc.binary_conv2d"):
+    def visit(self, block: dataflow.Block, value: relax.Expr) -> relax.Expr | None:
+        conv = BinaryConv2d.match(value)
+        if conv is None:
             return None
-        signs = _signs(block, value.args[0])
-        if signs is None or not self._check(value):
-            if signs is None:
-                self._skipped.append(f"{_place(value)}: its input does not come from a Binarize")
+        signs = _signs(block, conv.x)
+        reason = "its input does not come from a Binarize" if signs is None else _why_not(conv)
+        if signs is None or reason:
+            block.refused.append(f"{spans.name_of(value) or 'binary convolution'}: {reason}")
             return None
-        self.rewrites += 1
-        window, groups, pad_value = binary_conv2d.parameters(value)
-        channels = dataflow.shape(value.args[0])[3]
+        block.rewrites += 1
+        window, groups, channels = conv.window, conv.groups, extents(conv.x)[3]
         bits = self._packed(block, signs.source, signs, groups)
-        pad_bit = int(pad_value == 1)
+        pad_bit = int(conv.pad_value == 1)
         if any(window.pads):
             key = (bits, window.pads, pad_bit, channels, groups)
             bits = self._once(block, key, lambda: pad_bits.call(bits, window.pads, pad_bit, channels, groups))
-        weights = bitpack.unpack(arguments.array(value.args[1]), channels // groups)
+        weights = bitpack.unpack(array(conv.weights), channels // groups)
         flip = signs.flip.reshape(groups, 1, -1).repeat(weights.shape[0] // groups, axis=0)
         constants = accumulator_constants(
-            weights, window, dataflow.shape(value.args[0])[1:3], flip=flip, pad_value=pad_value, unipolar=signs.unipolar
+            weights,
+            window,
+            extents(conv.x)[1:3],
+            flip=flip,
+            pad_value=conv.pad_value,
+            unipolar=signs.binarize.unipolar,
         )
         accumulator = xnor_conv2d.call(
             bits,
@@ -111,7 +119,7 @@ class _Walk:
             constants.offset,
             constants.row_class,
             constants.col_class,
-            constants.step,
+            constants.bit_weight,
             window.kernel,
             window.strides,
             window.dilations,
@@ -120,86 +128,82 @@ class _Walk:
         )
         return relax.op.astype(block.emit(accumulator), "float32")
 
-    def _check(self, value: Any) -> bool:
-        place = _place(value)
-        if not dataflow.is_constant(value.args[1]):
-            self._skipped.append(f"{place}: its weights are computed at run time")
-        elif int(np.prod(dataflow.shape(value.args[1])[1:])) * 16 >= EXACT:
-            self._skipped.append(f"{place}: sums of more than {EXACT // 2} products are not exact in float32")
-        else:
-            return True
-        return False
-
-    def _packed(self, block: dataflow.Block, source: Any, signs: _Signs, groups: int) -> Any:
+    def _packed(self, block: dataflow.Block, source: relax.Expr, signs: _Signs, groups: int) -> relax.Expr:
         """The packed form of `source`, made once for each number of groups."""
-        call = block.value(source)
-        if dataflow.is_call(call, "nn.max_pool2d"):
-            inner = self._packed(block, call.args[0], signs, groups)
-            attrs = call.attrs
-            numbers = [tuple(int(v) for v in n) for n in (attrs.pool_size, attrs.strides, attrs.padding)]
-            pooled = or_pool2d.call(inner, *numbers[:3])
-            return self._once(block, (inner, *numbers), lambda: spans.marked(pooled, call.span))
-        if dataflow.is_call(call, "bnncc.binarize"):
-            x, limit = call.args[0], np.float32(signs.threshold)
-            if signs.unipolar:
+        value = block.value(source)
+        if pool := MaxPool2d.match(value):
+            inner, window = self._packed(block, pool.x, signs, groups), pool.window
+            pooled = or_pool2d.call(inner, window.kernel, window.strides, window.pads)
+            return self._once(block, (inner, window), lambda: spans.marked(pooled, pool.call.span))
+        unipolar = signs.binarize.unipolar
+        if sign := Binarize.match(value):
+            x, limit = sign.x, np.float32(sign.threshold)
+            if unipolar:
                 limit = np.nextafter(limit, np.float32(np.inf))  # strictly above
         else:
-            x, limit = source, np.float32(0.5 if signs.unipolar else 0.0)
+            x, limit = source, np.float32(0.5 if unipolar else 0.0)
         key = (x, float(limit), groups, "pack")
-        return self._once(block, key, lambda: pack.call(x, limit, groups, self._word_bytes, span=signs.span))
+        span = signs.binarize.call.span
+        return self._once(block, key, lambda: pack.call(x, float(limit), groups, self._word_bytes, span=span))
 
-    def _once(self, block: dataflow.Block, key: Any, make: Any) -> Any:
+    def _once(self, block: dataflow.Block, key: Hashable, make: Callable[[], relax.Call]) -> relax.Expr:
         if key not in self._made:
             self._made[key] = block.emit(make())
         return self._made[key]
 
 
-def _place(value: Any) -> str:
-    return spans.name_of(value) or "binary convolution"
+def _why_not(conv: BinaryConv2d) -> str:
+    """Why a convolution of signs stays as it is; "" if it need not."""
+    if not is_constant(conv.weights):
+        return "its weights are computed at run time"
+    if int(np.prod(extents(conv.weights)[1:])) * 16 >= EXACT:
+        return f"sums of more than {EXACT // 2} products are not exact in float32"
+    return ""
 
 
 class _Signs(NamedTuple):
-    """Binary values: those of `source`, with the channels negated where `flip` bool [C] says so."""
+    """Binary values: those of `source`, which `binarize` made, with the channels negated where `flip` bool [C] says
+    so."""
 
-    source: Any
+    source: relax.Expr
     flip: npt.NDArray[np.bool_]
-    unipolar: bool
-    threshold: float
-    span: Any
+    binarize: Binarize
 
 
-def _signs(block: dataflow.Block, source: Any) -> _Signs | None:
+def _signs(block: dataflow.Block, source: relax.Expr) -> _Signs | None:
     """The Binarize that `source` comes from, through signs per channel, pools and then moves; None if there is none."""
-    flip = np.zeros(dataflow.shape(source)[3], dtype=np.bool_)
-    if (factor := _flipped(block.value(source))) is not None:
-        source, flip = block.value(source).args[0], flip ^ factor
-    call = block.value(source)
-    while dataflow.is_call(call, "nn.max_pool2d"):
-        attrs = call.attrs
-        plain = attrs.layout == "NHWC" and not attrs.ceil_mode and all(int(d) == 1 for d in attrs.dilation)
-        if not plain:
+    flip = np.zeros(extents(source)[3], dtype=np.bool_)
+    if flipped := _flipped(block.value(source)):
+        source, flip = flipped.x, flip ^ flipped.channels
+    value = block.value(source)
+    while pool := MaxPool2d.match(value):
+        if pool.layout != "NHWC" or pool.ceil_mode or pool.window.dilations != (1, 1):
             return None
-        call = block.value(call.args[0])
+        value = block.value(pool.x)
     is_flipped = bool(flip.any())
-    while dataflow.is_call(call, "permute_dims", "reshape") or _flipped(call) is not None:
-        is_flipped = is_flipped or dataflow.is_call(call, "multiply")
-        call = block.value(call.args[0])
-    if not dataflow.is_call(call, "bnncc.binarize"):
-        return None
-    unipolar, threshold = binarize.parameters(call)
+    while moved := PermuteDims.match(value) or Reshape.match(value) or _flipped(value):
+        is_flipped = is_flipped or isinstance(moved, _Flipped)
+        value = block.value(moved.x)
+    binarize = Binarize.match(value)
     # -1 * {0, 1} is no bit.
-    return None if unipolar and is_flipped else _Signs(source, flip, unipolar, threshold, call.span)
+    return None if binarize is None or (binarize.unipolar and is_flipped) else _Signs(source, flip, binarize)
 
 
-def _flipped(call: Any) -> npt.NDArray[np.bool_] | None:
-    """For a multiplication by +-1 per channel: where it is -1, bool [1] or [C]; else None."""
-    if not dataflow.is_call(call, "multiply") or not dataflow.is_constant(call.args[1]):
+class _Flipped(NamedTuple):
+    """A multiplication of x by +-1 per channel, and where it is -1: bool [1] or [C]."""
+
+    x: relax.Expr
+    channels: npt.NDArray[np.bool_]
+
+
+def _flipped(value: relax.Expr) -> _Flipped | None:
+    product = Multiply.match(value)
+    if product is None or not is_constant(product.b):
         return None
-    factor = arguments.array(call.args[1])
-    if not (np.abs(factor) == 1).all() or not is_per_channel(call.args[1], dataflow.shape(call)):
+    factor = array(product.b)
+    if not (np.abs(factor) == 1).all() or not is_per_channel(product.b, extents(value)):
         return None
-    flipped: npt.NDArray[np.bool_] = factor.reshape(-1) < 0
-    return flipped
+    return _Flipped(product.a, factor.reshape(-1) < 0)
 
 
 class Constants(NamedTuple):
@@ -208,7 +212,7 @@ class Constants(NamedTuple):
     offset: npt.NDArray[np.int32]
     row_class: npt.NDArray[np.int32]
     col_class: npt.NDArray[np.int32]
-    step: int
+    bit_weight: int
 
 
 def accumulator_constants(
@@ -229,16 +233,16 @@ def accumulator_constants(
     base = (fan_in + sums.sum(axis=(1, 2))) // 2 if unipolar else np.full(outputs, fan_in)
     held = (1 if pad_value == 1 else 0) if unipolar else (1 if pad_value == 1 else -1)
     missing = pad_value * sums - held * held_sums
-    step = 1 if unipolar else 2
+    bit_weight = 1 if unipolar else 2
     rows, columns = window.output(size[0], size[1])
     if not any(window.pads) or not missing.any():
         zeros = [np.zeros(count, dtype=np.int32) for count in (rows, columns)]
-        return Constants(base.reshape(1, 1, -1).astype(np.int32), zeros[0], zeros[1], step)
+        return Constants(base.reshape(1, 1, -1).astype(np.int32), zeros[0], zeros[1], bit_weight)
     outside_y, row_class = _classes(window, size[0], rows, axis=0)
     outside_x, col_class = _classes(window, size[1], columns, axis=1)
     outside = outside_y[:, None, :, None] | outside_x[None, :, None, :]
     correction = np.einsum("rcyx,oyx->rco", outside.astype(np.int64), missing)
-    return Constants((base + correction).astype(np.int32), row_class, col_class, step)
+    return Constants((base + correction).astype(np.int32), row_class, col_class, bit_weight)
 
 
 def _classes(

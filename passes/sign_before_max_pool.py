@@ -30,97 +30,91 @@ After::
             R.output(z)
         return z
 
-Leaves alone: a pool whose floats something else reads, a negative scale before {0, 1}, a negative slope, and a second
+Refuses: a pool whose floats something else reads, a negative scale before {0, 1}, a negative slope, and a second
 operand that is not a constant per channel.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 from tvm import relax
 
-from bnncc.ops import arguments, binarize, spans
+from bnncc.ops import elementwise, spans
+from bnncc.ops.binarize import Binarize
+from bnncc.ops.binary_conv2d import BinaryConv2d
+from bnncc.ops.elementwise import Floats, PerChannel
+from bnncc.ops.expressions import operator
+from bnncc.ops.standard import MaxPool2d
 from bnncc.passes import dataflow
-from bnncc.passes.elementwise import is_per_channel
-
-RISING = frozenset(
-    {"multiply", "add", "subtract", "divide", "maximum", "minimum", "nn.relu", "nn.leakyrelu", "nn.prelu"}
-)
 
 
-@relax.transform.function_pass(opt_level=0, name="bnncc.SignBeforeMaxPool")
 class SignBeforeMaxPool(dataflow.LocalPass):
-    def _visit(self, block: dataflow.Block, value: Any) -> Any:
-        if not dataflow.is_call(value, "bnncc.binarize"):
+    name = "bnncc.SignBeforeMaxPool"
+
+    def visit(self, block: dataflow.Block, value: relax.Expr) -> relax.Expr | None:
+        sign = Binarize.match(value)
+        if sign is None:
             return None
-        between, source = [], value.args[0]
-        while dataflow.name(block.value(source)) in RISING:
+        between, source = [], sign.x  # the calls from the sign back to the pool
+        while _has_direction(block.value(source)):
             between.append(block.value(source))
             source = between[-1].args[0]
-        pool = block.call(source, "nn.max_pool2d")
-        if pool is None or not self._check(block, value, between, pool):
+        pool = MaxPool2d.match(block.value(source))
+        if pool is None:
             return None
-        direction = _direction(between)
-        if binarize.parameters(value).unipolar and (direction < 0).any():
-            self.skipped.append(f"{spans.name_of(pool)}: a negative scale between the pool and {{0, 1}}")
+        direction = _direction(block, sign, between, pool)
+        if direction is None:
             return None
-        self.rewrites += 1
-        moved = pool.args[0]
+        block.rewrites += 1
+        moved = pool.x
         for call in reversed(between):
-            moved = block.emit(relax.Call(call.op, [moved, *call.args[1:]], call.attrs, call.ty_args, call.span))
-        signs = block.emit(relax.Call(value.op, [moved, *value.args[1:]], value.attrs, value.ty_args, value.span))
+            moved = block.emit(dataflow.on(call, moved))
+        signs = block.emit(dataflow.on(value, moved))
         if (direction > 0).all():
-            return relax.Call(pool.op, [signs], pool.attrs, pool.ty_args, pool.span)
+            return dataflow.on(pool.call, signs)
         flip = relax.const(direction)
         flipped = block.emit(relax.op.multiply(signs, flip))
-        pooled = block.emit(relax.Call(pool.op, [flipped], pool.attrs, pool.ty_args, pool.span))
+        pooled = block.emit(dataflow.on(pool.call, flipped))
         return relax.op.multiply(pooled, flip)
 
-    def _check(self, block: dataflow.Block, value: Any, between: list[Any], pool: Any) -> bool:
-        place = spans.name_of(pool)
-        if any(block.uses(call.args[0]) > 1 for call in [value, *between]):
-            self.skipped.append(f"{place}: the pooled floats have another reader")
-            return False
-        if between and not _follows_binary_conv(block, pool.args[0]):
-            return False
-        for call in between:
-            reason = _turns(call)
-            if reason:
-                self.skipped.append(f"{place}: {reason} between the pool and the sign")
-                return False
-        return True
+
+def _has_direction(value: relax.Expr) -> bool:
+    """Whether this may stand between pool and sign. A sign there was looked at itself."""
+    operation = elementwise.find(value)
+    return operation is not None and operation.direction is not None and Binarize.match(value) is None
 
 
-def _direction(between: list[Any]) -> npt.NDArray[np.float32]:
-    """+1 for each channel in which the value rises with its operand, -1 where it falls; float32 [1] or [C]."""
-    direction = np.ones(1, dtype=np.float32)
+def _direction(block: dataflow.Block, sign: Binarize, between: list[relax.Call], pool: MaxPool2d) -> Floats | None:
+    """+1 for each channel in which the signs rise with what is pooled, -1 where they fall, float32 [1] or [C]; None
+    where the sign cannot be moved."""
+    place = spans.name_of(pool.call)
+    if any(block.uses(call.args[0]) > 1 for call in [sign.call, *between]):
+        block.refused.append(f"{place}: the pooled floats have another reader")
+        return None
+    if between and not _follows_binary_conv(block, pool.x):
+        return None
+    total = np.ones(1, dtype=np.float32)
     for call in between:
-        if dataflow.name(call) in ("multiply", "divide"):
-            direction = direction * np.where(arguments.array(call.args[1]).reshape(-1) < 0, -1, 1)
-    return direction.astype(np.float32)
+        step = PerChannel.match(call)
+        direction = step.direction() if step else None
+        reason = ""
+        if step is None or direction is None:
+            reason = f"{operator(call)} with an operand that is not a constant per channel"
+        elif (direction == 0).any():
+            reason = step.operation.turns
+        else:
+            total = total * direction
+        if reason:
+            block.refused.append(f"{place}: {reason} between the pool and the sign")
+            return None
+    if sign.unipolar and (total < 0).any():
+        block.refused.append(f"{place}: a negative scale between the pool and {{0, 1}}")
+        return None
+    return total
 
 
-def _turns(call: Any) -> str:
-    """Why the value might rise and fall with its operand, within a channel; "" if it does not."""
-    name = dataflow.name(call)
-    if not all(dataflow.is_constant(c) and is_per_channel(c, dataflow.shape(call)) for c in call.args[1:]):
-        return f"{name} with an operand that is not a constant per channel"
-    if not all(np.isfinite(arguments.array(c)).all() for c in call.args[1:]):
-        return f"{name} with a constant that is not finite"
-    if name == "nn.leakyrelu" and call.attrs.alpha < 0:
-        return "a negative slope"
-    if name == "nn.prelu" and not (arguments.array(call.args[1]) >= 0).all():
-        return "a negative slope"
-    if name == "divide" and not (arguments.array(call.args[1]) != 0).all():
-        return "a division by zero"
-    return ""
-
-
-def _follows_binary_conv(block: dataflow.Block, source: Any) -> bool:
-    call = block.value(source)
-    while dataflow.name(call) in RISING:
-        call = block.value(call.args[0])
-    return dataflow.name(call) == "bnncc.binary_conv2d"
+def _follows_binary_conv(block: dataflow.Block, source: relax.Expr) -> bool:
+    value = block.value(source)
+    while _has_direction(value):
+        value = block.value(value.args[0])
+    return BinaryConv2d.match(value) is not None

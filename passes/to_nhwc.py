@@ -30,68 +30,56 @@ After::
             R.output(v)
         return v
 
-Leaves alone: operators it does not know, and elementwise operators none of whose operands is an image.
+Refuses: operators it does not know, and elementwise operators none of whose operands is an image.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import numpy as np
+import tvm
 from tvm import relax
 
-from bnncc.ops import arguments, spans
+from bnncc.ops import elementwise, spans
+from bnncc.ops.elementwise import Operation
+from bnncc.ops.expressions import array, extents, is_constant
+from bnncc.ops.standard import (
+    TO_NCHW,
+    TO_NHWC,
+    AvgPool2d,
+    Concat,
+    Conv2d,
+    MaxPool2d,
+    Mean,
+    PermuteDims,
+    Pool2d,
+    PRelu,
+    Reshape,
+)
 from bnncc.passes import dataflow
-
-INWARD, OUTWARD = [0, 2, 3, 1], [0, 3, 1, 2]
-UNARY = frozenset(
-    {
-        "nn.relu",
-        "nn.leakyrelu",
-        "nn.gelu",
-        "nn.silu",
-        "bnncc.binarize",
-        "sigmoid",
-        "tanh",
-        "exp",
-        "log",
-        "sqrt",
-        "rsqrt",
-    }
-    | {"abs", "negative", "floor", "ceil", "round", "sign", "clip", "astype", "erf"}
-)
-BINARY = frozenset(
-    {"add", "subtract", "multiply", "divide", "maximum", "minimum", "power"}
-    | {"greater", "greater_equal", "less", "less_equal"}
-)
-POOLS = {"nn.max_pool2d": relax.op.nn.max_pool2d, "nn.avg_pool2d": relax.op.nn.avg_pool2d}
+from bnncc.passes.contract import Outcome
 
 
-@relax.transform.function_pass(opt_level=0, name="bnncc.ToNHWC")
 class ToNHWC:
-    def __init__(self) -> None:
-        self.skipped: list[str] = []
-        self.rewrites = 0
+    name: ClassVar[str] = "bnncc.ToNHWC"
 
-    def transform_function(self, function: Any, module: Any, context: Any) -> Any:
-        walk = _Walk(function)
-        result = dataflow.rebuild(function, walk.visit)
-        self.rewrites += walk.rewrites
-        return result
+    def __call__(self, module: tvm.IRModule) -> Outcome:
+        return dataflow.rewrite(module, _Walk(module["main"]).visit)
 
 
 class _Walk:
     """The state of one walk: for every variable that is an image, its other form."""
 
-    def __init__(self, function: Any) -> None:
-        self.rewrites = 0
+    def __init__(self, function: relax.Function) -> None:
         # The rank-4 parameters may be images: their new form is made when an operator asks.
-        self._images: dict[Any, Any] = {
-            p: None for p in function.params if dataflow.has_static_shape(p) and len(dataflow.shape(p)) == 4
+        self._images: dict[relax.Var, relax.Expr | None] = {
+            p: None for p in function.params if dataflow.has_static_shape(p) and len(extents(p)) == 4
         }
 
-    def visit(self, block: dataflow.Block, value: Any) -> Any:
-        """The value in the old layout, as `rebuild` wants it; its new form is remembered beside it."""
+    def visit(self, block: dataflow.Block, value: relax.Expr) -> relax.Expr | None:
+        """The value in the old layout, as `rewrite` wants it; its new form is remembered beside it."""
         if not isinstance(value, relax.Call):
             return None
         plain = self._plain(block, value)
@@ -100,168 +88,168 @@ class _Walk:
         inner = self._inner(block, value)
         if inner is None:
             return None
-        self.rewrites += 1
-        outer = block.emit(_outward(inner, dataflow.shape(block.typed(value))))
+        block.rewrites += 1
+        outer = block.emit(_outward(inner, extents(block.typed(value))))
         self._images[outer] = inner
         return outer
 
-    def _plain(self, block: dataflow.Block, call: Any) -> Any:
-        """The new form itself, where `call` turns an image into it by hand."""
-        if dataflow.name(call) == "permute_dims" and call.args[0] in self._images:
-            return self._inward(block, call.args[0]) if [int(a) for a in call.attrs.axes or ()] == INWARD else None
-        if dataflow.name(call) == "reshape" and call.args[0] in self._images:
-            extents = dataflow.shape(call.args[0])
-            is_dense = len(extents) == 2 and arguments.ints(call.args[1]) == (extents[0], 1, 1, extents[1])
-            return self._inward(block, call.args[0]) if is_dense else None
+    def _plain(self, block: dataflow.Block, value: relax.Call) -> relax.Expr | None:
+        """The new form itself, where `value` turns an image into it by hand."""
+        if (permuted := PermuteDims.match(value)) and permuted.x in self._images:
+            return self._inward(block, permuted.x) if permuted.axes == TO_NHWC else None
+        if (reshaped := Reshape.match(value)) and reshaped.x in self._images:
+            source = extents(reshaped.x)
+            is_dense = len(source) == 2 and reshaped.shape == (source[0], 1, 1, source[1])
+            return self._inward(block, reshaped.x) if is_dense else None
         return None
 
-    def _inner(self, block: dataflow.Block, call: Any) -> Any:
-        """A variable with the new form of what `call` gives; None where it has none."""
-        name = dataflow.name(call)
-        if name == "permute_dims":
-            return self._permuted(call)
-        if name == "reshape":
-            return self._reshaped(call)
-        if name == "nn.conv2d" and call.attrs.data_layout == "NCHW" and call.attrs.kernel_layout == "OIHW":
-            return self._conv2d(block, call)
-        if name in POOLS and call.attrs.layout == "NCHW":
-            return self._pool(block, call, POOLS[name])
-        if name == "nn.prelu" and call.args[0] in self._images and int(call.attrs.axis) == 1:
-            x = self._inward(block, call.args[0])
-            return block.emit(spans.marked(relax.op.nn.prelu(x, call.args[1], axis=3), call.span))
-        if name == "mean" and call.args[0] in self._images:
-            return self._mean(block, call)
-        if name == "concat":
-            return self._concat(block, call)
-        if name in UNARY | BINARY:
-            return self._elementwise(block, call)
-        return None
+    def _inner(self, block: dataflow.Block, value: relax.Call) -> relax.Expr | None:
+        """A variable with the new form of what `value` gives; None where it has none."""
+        if permuted := PermuteDims.match(value):
+            return permuted.x if permuted.axes == TO_NCHW and permuted.x not in self._images else None
+        if reshaped := Reshape.match(value):
+            return self._reshaped(reshaped)
+        if conv := Conv2d.match(value):
+            return self._conv2d(block, conv) if (conv.data_layout, conv.kernel_layout) == ("NCHW", "OIHW") else None
+        if pool := MaxPool2d.match(value):
+            return self._pool(block, pool, relax.op.nn.max_pool2d)
+        if average := AvgPool2d.match(value):
+            return self._pool(block, average, relax.op.nn.avg_pool2d)
+        if mean := Mean.match(value):
+            return self._mean(block, mean)
+        if concat := Concat.match(value):
+            return self._concat(block, concat)
+        if prelu := PRelu.match(value):
+            return self._prelu(block, prelu)
+        operation = elementwise.find(value)
+        return None if operation is None else self._elementwise(block, value, operation)
 
-    def _inward(self, block: dataflow.Block, x: Any) -> Any:
+    def _inward(self, block: dataflow.Block, x: relax.Expr) -> relax.Expr:
         """The new form of an image; made from the old one the first time."""
-        if self._images.get(x) is None:
-            extents = dataflow.shape(x)
-            if len(extents) == 4:
-                self._images[x] = block.emit(relax.op.permute_dims(x, INWARD))
-            else:
-                image = (*extents, 1, 1) if len(extents) == 2 else (extents[0], extents[1], 1, extents[2])
-                permuted = (image[0], image[2], image[3], image[1])
-                if len(extents) == 2:
-                    self._images[x] = block.emit(relax.op.reshape(x, permuted))
-                else:
-                    raised = block.emit(relax.op.reshape(x, image))
-                    self._images[x] = block.emit(relax.op.permute_dims(raised, INWARD))
-        return self._images[x]
+        made = self._images.get(x)
+        if made is None:
+            made = self._images[x] = self._made(block, x)
+        return made
 
-    def _permuted(self, call: Any) -> Any:
-        axes = [int(axis) for axis in call.attrs.axes or ()]
-        return call.args[0] if axes == OUTWARD and call.args[0] not in self._images else None
+    def _made(self, block: dataflow.Block, x: relax.Expr) -> relax.Expr:
+        source = extents(x)
+        if len(source) == 4:
+            return block.emit(relax.op.permute_dims(x, TO_NHWC))
+        if len(source) == 2:
+            return block.emit(relax.op.reshape(x, (source[0], 1, 1, source[1])))
+        raised = block.emit(relax.op.reshape(x, (source[0], source[1], 1, source[2])))
+        return block.emit(relax.op.permute_dims(raised, TO_NHWC))
 
-    def _reshaped(self, call: Any) -> Any:
-        x, target = call.args[0], arguments.ints(call.args[1])
-        source = dataflow.shape(x)
-        if x in self._images and self._images[x] is not None:
-            same = _image(source) == _image(target) is not None
-            return self._images[x] if same else None
-        is_dense = len(source) == 4 and source[1:3] == (1, 1) and x not in self._images
-        return x if is_dense and target == (source[0], source[3]) else None
+    def _reshaped(self, reshape: Reshape) -> relax.Expr | None:
+        source, inner = extents(reshape.x), self._images.get(reshape.x)
+        if inner is not None:
+            return inner if _image(source) == _image(reshape.shape) is not None else None
+        is_dense = len(source) == 4 and source[1:3] == (1, 1) and reshape.x not in self._images
+        return reshape.x if is_dense and reshape.shape == (source[0], source[3]) else None
 
-    def _conv2d(self, block: dataflow.Block, call: Any) -> Any:
-        x, w, attrs = self._inward(block, call.args[0]), call.args[1], call.attrs
-        if dataflow.is_constant(w):
-            kernel = relax.const(np.ascontiguousarray(arguments.array(w).transpose(2, 3, 1, 0)))
+    def _conv2d(self, block: dataflow.Block, conv: Conv2d) -> relax.Expr:
+        x, w, window = self._inward(block, conv.x), conv.weights, conv.window
+        if is_constant(w):
+            kernel = relax.const(np.ascontiguousarray(array(w).transpose(2, 3, 1, 0)))
         else:
             kernel = block.emit(relax.op.permute_dims(w, [2, 3, 1, 0]))
-        conv = relax.op.nn.conv2d(
+        made = relax.op.nn.conv2d(
             x,
             kernel,
-            strides=attrs.strides,
-            padding=attrs.padding,
-            dilation=attrs.dilation,
-            groups=attrs.groups,
+            strides=window.strides,
+            padding=window.pads,
+            dilation=window.dilations,
+            groups=conv.groups,
             data_layout="NHWC",
             kernel_layout="HWIO",
         )
-        return block.emit(spans.marked(conv, call.span))
+        return block.emit(spans.marked(made, conv.call.span))
 
-    def _pool(self, block: dataflow.Block, call: Any, op: Any) -> Any:
-        attrs = call.attrs
-        pool = op(
-            self._inward(block, call.args[0]),
-            pool_size=attrs.pool_size,
-            strides=attrs.strides,
-            padding=attrs.padding,
-            dilation=attrs.dilation,
-            ceil_mode=attrs.ceil_mode,
-            count_include_pad=attrs.count_include_pad,
+    def _pool(self, block: dataflow.Block, pool: Pool2d, op: Callable[..., relax.Call]) -> relax.Expr | None:
+        if pool.layout != "NCHW":
+            return None
+        made = op(
+            self._inward(block, pool.x),
+            pool_size=pool.window.kernel,
+            strides=pool.window.strides,
+            padding=pool.window.pads,
+            dilation=pool.window.dilations,
+            ceil_mode=pool.ceil_mode,
+            count_include_pad=pool.count_include_pad,
             layout="NHWC",
         )
-        return block.emit(spans.marked(pool, call.span))
+        return block.emit(spans.marked(made, pool.call.span))
 
-    def _mean(self, block: dataflow.Block, call: Any) -> Any:
+    def _mean(self, block: dataflow.Block, mean: Mean) -> relax.Expr | None:
         """Over height and width. Without keepdims the result [N, C] is an image of one pixel as well."""
-        rank = len(dataflow.shape(call.args[0]))
-        if rank != 4 or sorted(int(axis) % rank for axis in call.attrs.axis or ()) != [2, 3]:
+        if mean.x not in self._images or len(extents(mean.x)) != 4:
             return None
-        x = self._inward(block, call.args[0])
-        return block.emit(spans.marked(relax.op.mean(x, axis=[1, 2], keepdims=True), call.span))
+        if sorted(axis % 4 for axis in mean.axes) != [2, 3]:
+            return None
+        made = relax.op.mean(self._inward(block, mean.x), axis=[1, 2], keepdims=True)
+        return block.emit(spans.marked(made, mean.call.span))
 
-    def _concat(self, block: dataflow.Block, call: Any) -> Any:
-        fields = list(call.args[0].fields) if isinstance(call.args[0], relax.Tuple) else []
-        axis = call.attrs.axis
-        if axis is None or not any(self._known(field) for field in fields):
+    def _concat(self, block: dataflow.Block, concat: Concat) -> relax.Expr | None:
+        if concat.axis is None or not any(self._known(field) for field in concat.fields):
             return None
-        if any(len(dataflow.shape(field)) != 4 or not isinstance(field, relax.Var) for field in fields):
+        if any(len(extents(field)) != 4 or not isinstance(field, relax.Var) for field in concat.fields):
             return None
-        inner = relax.op.concat([self._inward(block, field) for field in fields], axis=INWARD.index(int(axis) % 4))
-        return block.emit(spans.marked(inner, call.span))
+        images = [self._inward(block, field) for field in concat.fields]
+        made = relax.op.concat(images, axis=TO_NHWC.index(concat.axis % 4))
+        return block.emit(spans.marked(made, concat.call.span))
 
-    def _known(self, x: Any) -> bool:
+    def _prelu(self, block: dataflow.Block, prelu: PRelu) -> relax.Expr | None:
+        if prelu.x not in self._images or prelu.axis != 1:
+            return None
+        made = relax.op.nn.prelu(self._inward(block, prelu.x), prelu.slope, axis=3)
+        return block.emit(spans.marked(made, prelu.call.span))
+
+    def _known(self, x: relax.Expr) -> bool:
         return isinstance(x, relax.Var) and x in self._images
 
-    def _elementwise(self, block: dataflow.Block, call: Any) -> Any:
+    def _elementwise(self, block: dataflow.Block, call: relax.Call, operation: Operation) -> relax.Expr | None:
         """Follows when an operand is an image of the result's shape and the others can be turned."""
-        operands = call.args if dataflow.name(call) in BINARY else call.args[:1]
-        extents = dataflow.shape(block.typed(call))
-        if not any(self._known(x) and dataflow.shape(x) == extents for x in operands):
+        tensors: Sequence[relax.Expr] = call.args if operation.others == "tensors" else call.args[:1]
+        result = extents(block.typed(call))
+        if not any(self._known(x) and extents(x) == result for x in tensors):
             return None
         turned = []
-        for x in operands:
-            if dataflow.is_constant(x):
-                turned.append(_turned_constant(x, len(extents)))
-            elif isinstance(x, relax.Var) and len(dataflow.shape(x)) == len(extents):
+        for x in tensors:
+            if is_constant(x):
+                turned.append(_turned_constant(x, len(result)))
+            elif isinstance(x, relax.Var) and len(extents(x)) == len(result):
                 turned.append(self._inward(block, x))
             else:
                 return None
-        rest = list(call.args[len(operands) :])
+        rest = list(call.args[len(tensors) :])
         return block.emit(relax.Call(call.op, turned + rest, call.attrs, call.ty_args, call.span))
 
 
-def _image(extents: tuple[int, ...]) -> tuple[int, ...] | None:
+def _image(shape: tuple[int, ...]) -> tuple[int, ...] | None:
     """[N, C, H, W] for the shapes that are one image written differently."""
-    if len(extents) == 4:
-        return extents
-    if len(extents) == 3:
-        return (extents[0], extents[1], 1, extents[2])
-    return (*extents, 1, 1) if len(extents) == 2 else None
+    if len(shape) == 4:
+        return shape
+    if len(shape) == 3:
+        return (shape[0], shape[1], 1, shape[2])
+    return (*shape, 1, 1) if len(shape) == 2 else None
 
 
-def _outward(inner: Any, extents: tuple[int, ...]) -> Any:
+def _outward(inner: relax.Expr, result: tuple[int, ...]) -> relax.Expr:
     """From the new form to the old: a permutation, or a reshape where nothing moves."""
-    _, height, width, channels = dataflow.shape(inner)
-    if len(extents) == 4:
-        return relax.op.permute_dims(inner, OUTWARD)
+    _, height, width, channels = extents(inner)
+    if len(result) == 4:
+        return relax.op.permute_dims(inner, TO_NCHW)
     if height * width == 1 or channels == 1:
-        return relax.op.reshape(inner, extents)
-    return relax.op.reshape(relax.op.permute_dims(inner, OUTWARD), extents)
+        return relax.op.reshape(inner, result)
+    return relax.op.reshape(relax.op.permute_dims(inner, TO_NCHW), result)
 
 
-def _turned_constant(constant: Any, rank: int) -> Any:
+def _turned_constant(constant: relax.Expr, rank: int) -> relax.Expr:
     """A constant that broadcasts over [N, C, ...], as one that broadcasts over [N, H, W, C]; a scalar stays one."""
-    array = arguments.array(constant)
-    if array.size == 1:
-        return relax.const(array.reshape(()), str(array.dtype))
-    array = array.reshape((1,) * (rank - array.ndim) + array.shape)
-    image = _image(array.shape)
+    values = array(constant)
+    if values.size == 1:
+        return relax.const(values.reshape(()), str(values.dtype))
+    values = values.reshape((1,) * (rank - values.ndim) + values.shape)
+    image = _image(values.shape)
     assert image is not None
-    return relax.const(np.ascontiguousarray(array.reshape(image).transpose(INWARD)), str(array.dtype))
+    return relax.const(np.ascontiguousarray(values.reshape(image).transpose(TO_NHWC)), str(values.dtype))

@@ -26,51 +26,55 @@ After::
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar
 
+import tvm
 from tvm import relax
 
+from bnncc.ops.standard import Conv2d
 from bnncc.passes import dataflow
-
-WATCHED = "input of float convolution "  # and its number: the name of an output for calibration
-
-
-def float_convs(function: Any) -> list[Any]:
-    """The calls of nn.conv2d on NHWC images in `function`, in order: calibrated ranges are given by their positions."""
-    block = dataflow.one_block(function)
-    values = [binding.value for binding in block.bindings] if block is not None else []
-    return [v for v in values if dataflow.is_call(v, "nn.conv2d") and v.attrs.data_layout == "NHWC"]
+from bnncc.passes.contract import Outcome
 
 
-@relax.transform.function_pass(opt_level=0, name="bnncc.WatchConvs")
+def float_conv(value: relax.Expr) -> Conv2d | None:
+    """`value` if it is a convolution of an NHWC image in float32."""
+    conv = Conv2d.match(value)
+    return conv if conv is not None and conv.data_layout == "NHWC" else None
+
+
+def float_convs(function: relax.Function) -> list[Conv2d]:
+    """The float convolutions in `function`, in order: calibrated ranges are given by their positions."""
+    convs = [float_conv(binding.value) for binding in dataflow.bindings(function)]
+    return [conv for conv in convs if conv is not None]
+
+
 class WatchConvs:
-    """The pass; `rewrites` counts the outputs it adds."""
+    """The pass; its rewrites are the outputs it adds."""
 
-    def __init__(self) -> None:
-        self.skipped: list[str] = []
-        self.rewrites = 0
+    name: ClassVar[str] = "bnncc.WatchConvs"
 
-    def transform_function(self, function: Any, module: Any, context: Any) -> Any:
-        watched = [call.args[0] for call in float_convs(function)]
+    def __call__(self, module: tvm.IRModule) -> Outcome:
+        function = module["main"]
+        watched = [conv.x for conv in float_convs(function)]
         if not watched:
-            return function
-        self.rewrites += len(watched)
+            return Outcome(module)
         outputs = [*_outputs(function), *watched]
         builder = relax.BlockBuilder()
-        mapping: dict[Any, Any] = {}
+        mapping: dict[relax.Var, relax.Expr] = {}
         with builder.function("main", list(function.params), dataflow.attributes(function), private=False):
             with builder.dataflow():
-                for binding in dataflow.one_block(function).bindings:
+                for binding in dataflow.bindings(function):
                     value = dataflow.replace(binding.value, mapping)
                     inner = isinstance(binding.var, relax.DataflowVar) and binding.var not in outputs
                     mapping[binding.var] = builder.emit(value) if inner else builder.emit_output(value)
             builder.emit_func_output(relax.Tuple([dataflow.replace(output, mapping) for output in outputs]))
-        return relax.analysis.remove_all_unused(builder.get()["main"])
+        main = relax.analysis.remove_all_unused(builder.get()["main"])
+        return Outcome(dataflow.with_main(module, main), len(watched))
 
 
-def _outputs(function: Any) -> list[Any]:
+def _outputs(function: relax.Function) -> list[relax.Expr]:
     """What the function returns, one by one, even where it has a name for all of them."""
     result = function.body.body
-    values = {binding.var: binding.value for binding in dataflow.one_block(function).bindings}
+    values = {binding.var: binding.value for binding in dataflow.bindings(function)}
     result = values[result] if isinstance(values.get(result), relax.Tuple) else result
     return list(result.fields) if isinstance(result, relax.Tuple) else [result]

@@ -1,5 +1,6 @@
 """The machines an artifact can be compiled for: `TARGETS` by name, and `find`, which also knows `native`."""
 
+from bnncc.runtime import cpu
 from bnncc.runtime.errors import OptionError
 from bnncc.targets.arm import ARM, RPI3, RPI4, RPI5, RPI_ZERO2W
 from bnncc.targets.armv7 import ARMV7
@@ -23,10 +24,15 @@ def find(name: str) -> Target:
         return TARGETS[name]
     if name != "native":
         raise OptionError(f"target: {name!r} is not known; choose one of native, {', '.join(TARGETS)}")
-    from bnncc.runtime import cpu
+    host = cpu.host()
+    if found := runnable(host):
+        return found[0]
+    raise OptionError(
+        f"target: native: no target runs on this {host.machine} machine; choose one of {', '.join(TARGETS)}"
+    )
 
-    here, machine = cpu.features(), cpu.machine()
-    for target in TARGETS.values():
-        if target.machine == machine and here.issuperset(target.features):
-            return target
-    raise OptionError(f"target: native: no target runs on this {machine} machine; choose one of {', '.join(TARGETS)}")
+
+def runnable(host: cpu.Host | None = None) -> tuple[Target, ...]:
+    """The targets whose code runs on `host`, this machine by default, best first."""
+    host = host or cpu.host()
+    return tuple(target for target in TARGETS.values() if target.runs_on(host))

@@ -6,35 +6,25 @@ for it that order decides, and tiles are small enough to spill nothing.
 
 import dataclasses
 
-from bnncc.targets.neon import binary_tile, float_tile, tiles
-from bnncc.targets.target import Target, Tile, Work
+from bnncc.targets.target import ByteTiles, Target, Tiles
 
-# (pixels, vectors, rows if more than one) within the 32 registers of 128 bits, best first.
-_BINARY_BYTES = tiles((7, 2), (4, 4), (2, 8), (2, 4), (4, 2), (8, 1), (1, 8), lanes="bytes")
-_BINARY = tiles((2, 4, 2), (4, 4), (2, 8), (7, 2), (2, 4), (4, 2), (8, 1), (1, 8), (4, 1), (1, 4)) + _BINARY_BYTES
-_BINARY_A53 = tiles((2, 4, 2), (7, 2), (3, 4), (2, 4), (4, 2), (7, 1), (1, 8), (4, 1), (1, 4)) + _BINARY_BYTES
-_BINARY_A53_1X1 = tiles((3, 4), (2, 4), (1, 8), (4, 2), (4, 1), (1, 4))  # more pixels would spill their broadcasts
-_FLOAT = ((4, 4), (6, 4), (7, 2), (8, 2), (2, 8), (1, 8), (4, 2))
-# Products of bytes need registers between them, four for each tile of 16 sums.
-_INT8 = ((4, 4), (3, 4), (7, 2), (2, 4), (4, 2), (1, 4))
-_INT8_A53 = ((3, 4), (4, 4), (2, 4), (4, 2), (1, 4))
-
-
-def out_of_order(work: Work) -> Tile | None:
-    """For cores that order instructions themselves."""
-    if work.kind == "xnor_conv2d":
-        return binary_tile(work, _BINARY, load=0.2)
-    return float_tile(work, _INT8 if work.kind == "conv2d_int8" else _FLOAT)
-
-
-def in_order(work: Work) -> Tile | None:
-    """For Cortex-A53."""
-    if work.kind == "xnor_conv2d":
-        if work.columns == 1:
-            return binary_tile(work, _BINARY_A53_1X1, load=1.0)
-        return binary_tile(work, _BINARY_A53, load=1.0, broadcast=2.0)  # ld1r, and an add for its address
-    return float_tile(work, _INT8_A53 if work.kind == "conv2d_int8" else _FLOAT)
-
+_WINDOWS = ((7, 2, 1), (4, 4, 1), (2, 8, 1), (2, 4, 1), (4, 2, 1), (8, 1, 1), (1, 8, 1))
+# For cores that order instructions themselves.
+_OUT_OF_ORDER = ByteTiles(
+    channels=(
+        (2, 4, 2), (4, 4, 1), (2, 8, 1), (7, 2, 1), (2, 4, 1), (4, 2, 1), (8, 1, 1), (1, 8, 1), (4, 1, 1), (1, 4, 1)
+    ),
+    windows=_WINDOWS,
+    load=0.2,
+)  # fmt: skip
+# For Cortex-A53, where a broadcast is ld1r and an addition for its address.
+_IN_ORDER = ByteTiles(
+    channels=((2, 4, 2), (7, 2, 1), (3, 4, 1), (2, 4, 1), (4, 2, 1), (7, 1, 1), (1, 8, 1), (4, 1, 1), (1, 4, 1)),
+    windows=_WINDOWS,
+    broadcast=2.0,
+)
+# More pixels would spill their broadcasts.
+_IN_ORDER_1X1 = ByteTiles(channels=((3, 4, 1), (2, 4, 1), (1, 8, 1), (4, 2, 1), (4, 1, 1), (1, 4, 1)))
 
 ARM = Target(
     name="arm",
@@ -45,8 +35,12 @@ ARM = Target(
     attributes=(),
     features=("asimd",),
     vector_bits=128,
+    registers=32,
     lane_bits=8,
-    rules=(out_of_order,),
+    binary=_OUT_OF_ORDER,
+    float32=Tiles(((4, 4), (6, 4), (7, 2), (8, 2), (2, 8), (1, 8), (4, 2))),
+    # Products of bytes need registers between them, four for each tile of 16 sums.
+    int8=Tiles(((4, 4), (3, 4), (7, 2), (2, 4), (4, 2), (1, 4))),
     int8_dot="smlal",
     broadcasts_lanes=True,  # a load that broadcasts has no offset, so it needs an addition for its address
 )
@@ -55,7 +49,9 @@ RPI3 = dataclasses.replace(
     name="rpi3",
     description="Raspberry Pi 3 and Zero 2 W, 64-bit (Cortex-A53)",
     cpu="cortex-a53",
-    rules=(in_order,),
+    binary=_IN_ORDER,
+    binary_1x1=_IN_ORDER_1X1,
+    int8=Tiles(((3, 4), (4, 4), (2, 4), (4, 2), (1, 4))),
     # Loads that LLVM puts side by side, to make one of two, come too early or too late in a core that waits for them.
     options=("-misched-cluster:bool=false",),
 )

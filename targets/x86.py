@@ -5,49 +5,19 @@ up its two halves in a 16-entry table (pshufb); lanes are then bytes and LLVM wr
 Every CPU with VPOPCNTDQ but the short-lived Knights Mill also has VNNI, dot products of bytes.
 """
 
-from bnncc.targets.target import Target, Tile, Work, best_tile
+from bnncc.targets.target import Target, Tiles
 
-# (pixels, vectors) that fit the register file, best first: 32 registers with AVX-512, 16 before.
-_AVX512_BINARY = ((4, 4), (7, 2), (8, 2), (6, 4), (2, 4), (1, 8), (4, 2), (4, 1), (8, 1))
-_AVX512_FLOAT = ((4, 4), (7, 3), (7, 2), (6, 4), (8, 2), (2, 4), (1, 8), (4, 2), (8, 1), (4, 1))
-_AVX512_BYTES = ((8, 1), (7, 1), (4, 2), (4, 1), (2, 2), (1, 4), (2, 1), (1, 1))
+_WEIGHT_LOAD = 2.0  # of float weights, which rarely fit the first-level cache
+_AVX512_WORDS = Tiles(((4, 4), (7, 2), (8, 2), (6, 4), (2, 4), (1, 8), (4, 2), (4, 1), (8, 1)))
+_AVX512_BYTES = Tiles(((8, 1), (7, 1), (4, 2), (4, 1), (2, 2), (1, 4), (2, 1), (1, 1)))
+_AVX512_FLOAT = Tiles(
+    ((4, 4), (7, 3), (7, 2), (6, 4), (8, 2), (2, 4), (1, 8), (4, 2), (8, 1), (4, 1)), weight_load=_WEIGHT_LOAD
+)
 # Weights of bytes stay in the first-level cache, so tiles need not save loads of them: (6, 4) is 10 % slower.
-_AVX512_INT8 = ((4, 4), (7, 2), (8, 2), (2, 4), (1, 8), (4, 2), (8, 1), (4, 1))
-_16_BINARY = ((4, 1), (2, 2), (7, 1), (3, 1), (2, 1), (1, 2), (1, 4))
-_AVX2_FLOAT = ((4, 2), (6, 2), (3, 3), (2, 4), (7, 1), (1, 8), (4, 1))
-_SSE_FLOAT = ((4, 2), (6, 2), (2, 4), (1, 8), (1, 2))
-_WEIGHT_LOAD = 2.0
-
-
-def avx512(work: Work) -> Tile | None:
-    """8 channels a vector for popcounts, 16 for floats and for sums of bytes."""
-    if work.kind == "xnor_conv2d":
-        return best_tile(work, 8, _AVX512_BINARY)
-    if work.kind == "conv2d_int8":
-        return best_tile(work, 16, _AVX512_INT8)
-    return best_tile(work, 16, _AVX512_FLOAT, _WEIGHT_LOAD)
-
-
-def avx512_bytes(work: Work) -> Tile | None:
-    """64 channels a vector for popcounts, 16 for floats."""
-    if work.kind == "xnor_conv2d":
-        return best_tile(work, 64, _AVX512_BYTES)
-    return avx512(work)
-
-
-def avx2(work: Work) -> Tile | None:
-    """32 channels a vector for popcounts, 8 for floats."""
-    if work.kind == "xnor_conv2d":
-        return best_tile(work, 32, _16_BINARY)
-    return best_tile(work, 8, _AVX2_FLOAT, _WEIGHT_LOAD)
-
-
-def sse(work: Work) -> Tile | None:
-    """16 channels a vector for popcounts, 4 for floats, whose vectors the kernels take in pairs."""
-    if work.kind == "xnor_conv2d":
-        return best_tile(work, 16, _16_BINARY)
-    return best_tile(work, 4, _SSE_FLOAT, _WEIGHT_LOAD)
-
+_AVX512_INT8 = Tiles(((4, 4), (7, 2), (8, 2), (2, 4), (1, 8), (4, 2), (8, 1), (4, 1)))
+_BINARY_16 = Tiles(((4, 1), (2, 2), (7, 1), (3, 1), (2, 1), (1, 2), (1, 4)))
+_AVX2_FLOAT = Tiles(((4, 2), (6, 2), (3, 3), (2, 4), (7, 1), (1, 8), (4, 1)), weight_load=_WEIGHT_LOAD)
+_SSE_FLOAT = Tiles(((4, 2), (6, 2), (2, 4), (1, 8), (1, 2)), weight_load=_WEIGHT_LOAD)
 
 _TRIPLE = "x86_64-linux-gnu"
 _V2 = ("ssse3", "sse4_1", "sse4_2", "popcnt")
@@ -62,8 +32,11 @@ X86 = Target(
     attributes=(),
     features=_V2,
     vector_bits=128,
+    registers=16,
     lane_bits=8,
-    rules=(sse,),
+    binary=_BINARY_16,
+    float32=_SSE_FLOAT,
+    int8=_SSE_FLOAT,
     int8_dot="madd",
 )
 X86_AVX2 = Target(
@@ -74,8 +47,11 @@ X86_AVX2 = Target(
     attributes=(),
     features=_V3,
     vector_bits=256,
+    registers=16,
     lane_bits=8,
-    rules=(avx2,),
+    binary=_BINARY_16,
+    float32=_AVX2_FLOAT,
+    int8=_AVX2_FLOAT,
     int8_dot="madd",
 )
 X86_AVX512BW = Target(
@@ -87,8 +63,11 @@ X86_AVX512BW = Target(
     attributes=("-prefer-256-bit",),
     features=_V4,
     vector_bits=512,
+    registers=32,
     lane_bits=8,
-    rules=(avx512_bytes,),
+    binary=_AVX512_BYTES,
+    float32=_AVX512_FLOAT,
+    int8=_AVX512_INT8,
     int8_dot="madd",
 )
 X86_AVX512 = Target(
@@ -99,7 +78,10 @@ X86_AVX512 = Target(
     attributes=("+avx512vpopcntdq", "+avx512vnni", "-prefer-256-bit"),
     features=(*_V4, "avx512_vpopcntdq", "avx512_vnni"),
     vector_bits=512,
+    registers=32,
     lane_bits=64,
-    rules=(avx512,),
+    binary=_AVX512_WORDS,
+    float32=_AVX512_FLOAT,
+    int8=_AVX512_INT8,
     int8_dot="vnni",
 )

@@ -9,6 +9,9 @@ import tvm
 from tvm import relax
 
 from bnncc.ops.relax import register
+from bnncc.options import KEEP, FloatConvs
+from bnncc.passes import Outcome, Pass, pipeline, steps
+from bnncc.targets import find
 
 Array = np.ndarray[Any, Any]
 
@@ -31,11 +34,25 @@ def build(call: Callable[..., Any], inputs: Sequence[Array]) -> tvm.IRModule:
     return builder.get()
 
 
-def transform(module: tvm.IRModule, *passes: Any) -> tvm.IRModule:
-    """The module after these passes."""
+def run(module: tvm.IRModule, *passes: Pass) -> list[Outcome]:
+    """What each of these passes did, one after the other. After each the module must be well formed for TVM."""
+    outcomes = []
     for each in passes:
-        module = each(module)
-    return module
+        outcome = each(module)
+        module = outcome.module
+        relax.analysis.well_formed(module)  # raises where it is not
+        outcomes.append(outcome)
+    return outcomes
+
+
+def transform(module: tvm.IRModule, *passes: Pass) -> tvm.IRModule:
+    """The module after these passes."""
+    return run(module, *passes)[-1].module
+
+
+def whole(target: str, float_convs: FloatConvs = KEEP) -> list[Pass]:
+    """Every pass of the pipeline for a target."""
+    return [step.run for step in steps(pipeline(find(target), float_convs))]
 
 
 def evaluate(module: tvm.IRModule, *inputs: Array) -> tuple[Array, ...]:
@@ -52,7 +69,7 @@ def docstring_example(module: Any) -> tuple[tvm.IRModule, tvm.IRModule]:
     """The modules under `Before::` and `After::` in a pass's docstring."""
     text = module.__doc__
     before, _, after = text.partition("Before::")[2].partition("After::")
-    return parse(before), parse(after.partition("Leaves alone:")[0])
+    return parse(before), parse(after.partition("Refuses:")[0])
 
 
 def random_inputs(module: tvm.IRModule, rng: np.random.Generator) -> list[Array]:

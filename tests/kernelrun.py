@@ -1,54 +1,30 @@
-"""Compile one kernel, load it into this process and call it with numpy arrays."""
+"""Kernels against themselves: what they write when their work is divided, on every target that runs here."""
 
-import ctypes
-import functools
-import tempfile
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from tvm import tirx
 
-from bnncc.codegen.entry import build_entry
-from bnncc.codegen.link import link
-from bnncc.codegen.llvm import compile_object
-from bnncc.codegen.memory_plan import ALIGNMENT
-from bnncc.runtime import cpu
-from bnncc.targets import TARGETS
+from bnncc.bench.kernel import call, load
+from bnncc.runtime.abi import ALIGNMENT
+from bnncc.runtime.array import Array
+from bnncc.targets import runnable
 from bnncc.targets.target import Target
 from bnncc.tir import shares
 
-Array = npt.NDArray[Any]
 Test = TypeVar("Test", bound=Callable[..., None])
 
 
 def each_target(test: Test) -> Test:
     """Run a test for every target whose code this machine runs; all but the best one count as slow."""
-    here = cpu.features()
-    runnable = [t for t in TARGETS.values() if t.machine == cpu.machine() and here.issuperset(t.features)]
-    marks = ((), *((pytest.mark.slow,) for _ in runnable[1:]))
-    params = [pytest.param(t, id=t.name, marks=mark) for t, mark in zip(runnable, marks, strict=False)]
+    here = runnable()
+    marks = ((), *((pytest.mark.slow,) for _ in here[1:]))
+    params = [pytest.param(t, id=t.name, marks=mark) for t, mark in zip(here, marks, strict=False)]
     decorated: Test = pytest.mark.parametrize("target", params)(test)
     return decorated
-
-
-@functools.cache
-def _memory_functions(target: Target) -> bytes:
-    """The object of an empty network: it brings memset and memcpy, which LLVM may call."""
-    return build_entry([], 0, 0, b"", 0, target)
-
-
-def load(kernel: tirx.PrimFunc, target: Target) -> Any:
-    """The kernel as a ctypes function."""
-    library = link([compile_object({"kernel": kernel}, target), _memory_functions(target)], target, exports=("kernel",))
-    # A file of its own name: the dynamic linker takes a path it has seen for the library it has loaded.
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "kernel.so"
-        path.write_bytes(library)
-        return ctypes.CDLL(str(path)).kernel
 
 
 def run(kernel: tirx.PrimFunc, target: Target, *arrays: Array) -> None:
@@ -58,7 +34,7 @@ def run(kernel: tirx.PrimFunc, target: Target, *arrays: Array) -> None:
     they must write what one call for everything writes.
     """
     assert all(array.flags.c_contiguous for array in arrays)
-    function, count = load(kernel, target), shares.units(kernel)
+    function, count = load({"kernel": kernel}, target)["kernel"], shares.units(kernel)
     before = [_copy(array) for array in arrays]
     whole = [_copy(array) for array in arrays]
     call(function, whole, (0, count) if count else ())
@@ -85,11 +61,6 @@ def run(kernel: tirx.PrimFunc, target: Target, *arrays: Array) -> None:
         for array, other, written, is_output in zip(arrays, together, writers, changed, strict=True):
             np.testing.assert_array_equal(_bytes(other), _bytes(array))
             assert not is_output or (written == 1).all(), f"bytes written by none or several of {parts} calls"
-
-
-def call(function: Any, arrays: Sequence[Array], units: tuple[int, ...] = ()) -> None:
-    """Call a loaded kernel on arrays, for the units from the first to before the second if it has units."""
-    assert function(*(ctypes.c_void_p(array.ctypes.data) for array in arrays), *map(ctypes.c_int32, units)) == 0
 
 
 def _copy(array: Array) -> Array:

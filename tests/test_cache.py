@@ -1,31 +1,73 @@
 """The cache of artifacts: found when nothing changed, and only then."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bnncc import cache, targets
+from bnncc.kernels.pixel_schedule import PixelSchedule
+from bnncc.kernels.schedule import Schedule
+from bnncc.options import InputRange, Keep, Options, Quantize, Watch
 from bnncc.runtime.errors import ModelError
 from tests.runtime.test_artifact import sample
 
 TARGET = targets.find("x86-avx2")
+PLAIN = Options()
 
 
 def test_the_key_holds_everything_that_decides() -> None:
     samples = {"x": np.zeros((2, 3), np.float32)}
     keys = {
-        cache.key("net", b"model", TARGET, {}, None),
-        cache.key("other", b"model", TARGET, {}, None),
-        cache.key("net", b"model2", TARGET, {}, None),
-        cache.key("net", b"model", targets.find("x86"), {}, None),
-        cache.key("net", b"model", TARGET, {"x": (1, 3)}, None),
-        cache.key("net", b"model", TARGET, {}, samples),
-        cache.key("net", b"model", TARGET, {}, {"x": np.ones((2, 3), np.float32)}),
-        cache.key("net", b"model", TARGET, {}, {"x": np.zeros((3, 2), np.float32)}),
+        cache.key("net", b"model", TARGET, PLAIN, None),
+        cache.key("other", b"model", TARGET, PLAIN, None),
+        cache.key("net", b"model2", TARGET, PLAIN, None),
+        cache.key("net", b"model", targets.find("x86"), PLAIN, None),
+        cache.key("net", b"model", TARGET, Options(shapes={"x": (1, 3)}), None),
+        cache.key("net", b"model", TARGET, PLAIN, {}),
+        cache.key("net", b"model", TARGET, PLAIN, samples),
+        cache.key("net", b"model", TARGET, PLAIN, {"x": np.ones((2, 3), np.float32)}),
+        cache.key("net", b"model", TARGET, PLAIN, {"x": np.zeros((3, 2), np.float32)}),
     }
-    assert len(keys) == 8
-    assert cache.key("net", b"model", TARGET, {}, samples) in keys
+    assert len(keys) == 9
+    assert cache.key("net", b"model", TARGET, Options(), samples) in keys
+
+
+# Each field of Options: values that are not its default, each of which decides something else.
+OTHER: dict[str, tuple[Any, ...]] = {
+    "shapes": ({"x": (1, 3)}, {"x": (3, 1)}, {"y": (1, 3)}),
+    "float_convs": (Watch(), Quantize({}), Quantize({0: InputRange(0.0, 1.0)}), Quantize({1: InputRange(0.0, 1.0)})),
+    "schedules": ({"a task": Schedule()}, {"a task": PixelSchedule(2)}, {"a task": PixelSchedule(3)}),
+    "peaks": (True,),
+}
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Options)])
+def test_the_key_holds_every_option(field: str) -> None:
+    options = [PLAIN, *(Options(**{field: value}) for value in OTHER[field])]  # a new option needs a line above alone
+    assert len({cache.key("net", b"model", TARGET, each, None) for each in options}) == len(options)
+
+
+def test_a_field_that_nobody_thought_of_decides_too() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Later(Options):
+        more: object = None
+
+    assert cache.encoded(Later(more=1)) != cache.encoded(Later(more=2))
+    with pytest.raises(TypeError, match="cannot be part of a cache's key"):
+        cache.encoded(Later(more=lambda: 0))
+
+
+def test_equal_values_and_only_those_are_encoded_alike() -> None:
+    values: list[object] = [
+        None, 0, 1, True, 1.0, "", "1", b"1", (), ((),), ("1",), ("1", ""), ("", "1"), {}, {"a": 1}, {"a": 1, "b": 2},
+        (("a", 1),), Keep(), Watch(), Quantize({}), Quantize({0: InputRange(0, 1)}), Quantize({0: InputRange(0, 2)}),
+        Quantize({1: InputRange(0, 1)}), np.zeros(2, np.float32), np.zeros(2, np.int32), np.zeros((2, 1), np.float32),
+    ]  # fmt: skip
+    assert len({cache.encoded(value) for value in values}) == len(values)
+    assert cache.encoded({"a": 1, "b": 2}) == cache.encoded({"b": 2, "a": 1})
 
 
 def test_the_key_reads_passes_and_targets_too() -> None:
@@ -69,4 +111,4 @@ def test_weights_in_other_files_are_not_cached() -> None:
 
 def test_a_missing_model_is_the_compilers_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"none\.onnx"):
-        cache.compile(str(tmp_path / "none.onnx"), "x86", tmp_path, shapes={}, calibrate=None, progress=None)
+        cache.compile(str(tmp_path / "none.onnx"), "x86", tmp_path, options=PLAIN)

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 import bnncc
 from bnncc import calibrate, cli
 from bnncc.ops import binarize, binary_conv2d, bitpack, conv2d_int8, quantize
-from bnncc.passes.quantize_convs import Range
+from bnncc.options import InputRange
+from bnncc.passes.quantize_convs import quantization
 from bnncc.runtime import npz
 from bnncc.runtime.artifact import Artifact, Tensor
 from bnncc.runtime.errors import InputError
@@ -76,7 +77,7 @@ def test_integers_are_exact_and_binary_layers_stay_equal() -> None:
     assert [layer.kind for layer in artifact.manifest.layers if layer.macs] == ["conv2d_int8", "xnor_conv2d"]
     low, high = float(x.min()), float(x.max())
     counts = np.histogram(x, 2048, (low, high))[0].astype(np.float64)
-    inverse, zero = calibrate.best_range(counts, low, high).quantization("uint8")
+    inverse, zero = quantization(calibrate.best_range(counts, low, high), "uint8")
     hwio = weights.transpose(2, 3, 1, 0)
     scales = np.abs(hwio).max(axis=(0, 1, 2)).astype(np.float64) / 127
     integers = np.rint(hwio / scales).astype(np.int8)
@@ -84,10 +85,12 @@ def test_integers_are_exact_and_binary_layers_stay_equal() -> None:
     loaded = bnncc.load(artifact)
     for image in x[:2]:
         nhwc = image.transpose(1, 2, 0)[None]
-        q = quantize.meaning(nhwc, inverse_scale=float(inverse), zero_point=zero, pads=(1, 1, 1, 1), row=34 * 3)
+        q = quantize.meaning(
+            nhwc, inverse_scale=float(inverse), zero_point=zero, pads=(1, 1, 1, 1), row_elements=34 * 3
+        )
         sums = conv2d_int8.meaning(q, integers, bias, width=34)
         want = sums.astype(np.float32) * (scales / float(inverse)).astype(np.float32)
-        found = loaded(image[None])
+        found = loaded.run(image[None])
         assert np.array_equal(found["a"], want.transpose(0, 3, 1, 2))
         signs = binarize.meaning(found["a"].transpose(0, 2, 3, 1))
         y = binary_conv2d.meaning(signs, packed, kernel=(3, 3), pads=(1, 1, 1, 1))
@@ -104,7 +107,7 @@ def test_what_changed_is_in_the_manifest(tmp_path: Path) -> None:
     assert found == artifact.manifest.calibration
     assert (found.samples, found.layers, found.target) == (6, 1, artifact.manifest.target)
     plain, int8 = bnncc.load(bnncc.compile(classifier(), "native")), bnncc.load(artifact)
-    before, after = (np.concatenate([each(image[None]) for image in x]) for each in (plain, int8))
+    before, after = (np.concatenate([each.run(image[None])["y"] for image in x]) for each in (plain, int8))
     assert found.largest_difference == np.abs(before - after).max() / np.abs(before).max()
     # One convolution: an input is off by 1/510 of its range, a weight by 1/254, and a mean of 1024 pixels by less.
     assert 0 < found.largest_difference < 0.02
@@ -147,7 +150,7 @@ def test_ranges_cover_most_and_zero() -> None:
     found = calibrate.best_range(spread, 0.0, 100.0)
     assert found.low == 0
     assert 2 <= found.high < 20
-    assert calibrate.best_range(np.zeros(2048), 0.0, 0.0) == Range(0.0, 0.0)
+    assert calibrate.best_range(np.zeros(2048), 0.0, 0.0) == InputRange(0.0, 0.0)
     even = calibrate.best_range(np.ones(2048), -1.0, 1.0)
     assert (even.low, even.high) == (-even.high, even.high)
     assert even.high > 0.95

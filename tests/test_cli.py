@@ -233,6 +233,22 @@ def test_bench(tmp_path: Path, compiled: Path) -> None:
     assert len(record["latency"]["samples_us"]) == record["latency"]["n"]
     assert len(record["layers"]) == len(Artifact.load(compiled).manifest.layers)
     assert record["baseline"]["max_abs_difference"] == 0
+    assert record["peaks_gmacs"] == {}
+    assert "no peaks: compile the model with --peaks" in printed
+    assert "of peak" not in printed
+
+
+def test_bench_compares_layers_with_peaks_where_there_are_some(tmp_path: Path, exported: Callable[[str], Path]) -> None:
+    artifact = tmp_path / "net.bnn"
+    succeeds("compile", exported("digits_net"), "--target", "native", "--peaks", "-o", artifact)
+    options = ("--min-time", "0.01", "--profile", "--json", tmp_path / "bench.json")
+    printed = succeeds("bench", artifact, *options)
+    assert "measured peak of one thread, binary" in printed
+    assert "of peak" in printed
+    assert "--peaks" not in printed
+    record = json.loads((tmp_path / "bench.json").read_text())
+    assert record["peaks_gmacs"].keys() == {"binary", "float32"}
+    assert all(layer["of_peak"] > 0 for layer in record["layers"] if layer["macs"])
 
 
 def test_threads(tmp_path: Path, compiled: Path, inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

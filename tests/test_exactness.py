@@ -52,6 +52,24 @@ def test_ties_after_batch_norm_that_others_read(tail: str) -> None:
     assert_equal(model(nodes, {**weights, **norm, **slope}, x.shape, outputs=("y", "z")), x)
 
 
+@pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Div", "Max", "Min"])
+@pytest.mark.parametrize("constant", [(), (8, 1, 1)])
+def test_constant_first(op: str, constant: tuple[int, ...]) -> None:
+    x = np.random.default_rng(0).standard_normal((1, 8, 5, 4)).astype(np.float32)
+    c = np.random.default_rng(1).standard_normal(constant).astype(np.float32)
+    assert_equal(model([node(op, ["c", "x"], "y")], {"c": np.asarray(c)}, x.shape), x)
+
+
+@pytest.mark.parametrize("shape", [(8,), (2, 8, 8), (1, 4, 8, 8), (1, 2, 8, 8, 8)])
+def test_slopes_of_what_is_no_image(shape: tuple[int, ...]) -> None:
+    """Slopes along an axis as long as the last one, of a tensor that no image operator gave."""
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    axes = [0, 2, 1, *range(3, len(shape))] if len(shape) > 3 else range(len(shape))
+    slope = np.linspace(-1, 1, 8).astype(np.float32).reshape(8, *[1] * max(len(shape) - 2, 0))
+    nodes = [node("Transpose", ["x"], "t", perm=list(axes)), node("PRelu", ["t", "slope"], "y")]
+    assert_equal(model(nodes, {"slope": slope}, shape), x)
+
+
 def test_groups_that_do_not_fill_bytes() -> None:
     """A depthwise and a grouped layer, four channels a group: their bits cannot be packed from registers."""
     rng = np.random.default_rng(1)

@@ -2,20 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import pytest
 
 import bnncc
 from bnncc import compiler, targets
 from bnncc.runtime import cpu
-from bnncc.runtime.model import Model
+from bnncc.runtime.array import Array
 from tests import networks
 
-Array = npt.NDArray[Any]
 Exported = Callable[[str], Path]
 
 NETWORKS = ("vgg_small", "bireal_resnet20", "bireal_resnet18", "quicknet", "reactnet18")
@@ -33,13 +30,9 @@ def scale(values: Array) -> float:
     return float(np.abs(values).max())
 
 
-def outputs_of(result: Any, model: Model) -> dict[str, Array]:
-    return result if isinstance(result, dict) else {model.manifest.outputs[0].name: result}
-
-
 def native_or_skip(target: str) -> str:
     found = targets.find(target)
-    if found.machine != cpu.machine() or not cpu.features().issuperset(found.features):
+    if not found.runs_on(cpu.host()):
         pytest.skip(f"this machine does not run {target}")
     return target
 
@@ -52,7 +45,7 @@ def test_every_layer_fed_the_same_signs(name: str, target: str, exported: Export
     expected = networks.reference(path, seed=1)
     model = networks.forced(path, expected)
     loaded = bnncc.load(bnncc.compile(model.SerializeToString(), native_or_skip(target)))
-    found = loaded(expected.inputs | {f"given_{key}": value for key, value in expected.signed.items()})
+    found = loaded.run(expected.inputs | {f"given_{key}": value for key, value in expected.signed.items()})
     for key, sums in expected.sums.items():
         assert np.array_equal(found[key], sums), key
     flipped = 0
@@ -69,7 +62,7 @@ def test_every_layer_fed_the_same_signs(name: str, target: str, exported: Export
 
     # With no sign in doubt the network as it is deployed, fused and packed, must come to the same result.
     deployed = bnncc.load(bnncc.compile(path, target))
-    result = outputs_of(deployed(expected.inputs), deployed)
+    result = deployed.run(expected.inputs)
     if flipped == 0:
         for key, output in expected.outputs.items():
             assert np.abs(result[key] - output).max() <= OUTPUT_TOLERANCE * scale(output), key

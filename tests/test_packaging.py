@@ -11,6 +11,7 @@ import pytest
 
 from bnncc.cli import COMMANDS
 from bnncc.cli.doctor import PINS
+from tests.wheel.test_wheel import PYTHONS
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -52,11 +53,51 @@ def test_every_command_is_in_the_readme() -> None:
     assert [name for name in COMMANDS if f"\nbnncc {name}" not in readme] == []
 
 
+def test_every_command_is_in_the_documentation() -> None:
+    page = (ROOT / "docs" / "command-line.md").read_text()
+    assert [name for name in COMMANDS if f"\nbnncc {name}" not in page] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_every_package_is_in(page: str) -> None:
+    text = (ROOT / page).read_text()
+    folders = {name.removeprefix("bnncc.").replace(".", "/") for name in PYPROJECT["tool"]["setuptools"]["packages"]}
+    assert {folder for folder in folders if not re.search(rf"\b{folder}\b", text)} == set()
+
+
+def test_links_lead_to_files() -> None:
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+        links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+        assert [link for link in links if not (page.parent / link).exists()] == [], page.name
+
+
 def test_readme_and_ci_run_the_same_commands() -> None:
     readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
     assert "\nmake test " in readme
-    assert "\nmake test\n" in ci
+    assert ci.endswith("\nmake test\nmake lint\nmake docs\n")
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_running_asks_for_less_than_compiling() -> None:
+    assert PYPROJECT["project"]["dependencies"] == ["numpy>=1.24"]
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    assert [name for name in ("compile", "train") if "numpy>=2.0" not in extras[name]] == []
+
+
+def test_the_workflow_has_every_python() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    matrix = re.findall(r"python: \[(.*)\]", workflow)
+    assert matrix == [", ".join(f'"{version}"' for version in PYTHONS)]
+
+
+@pytest.mark.slow
+def test_every_test_file_is_collected() -> None:
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    collected = {line.partition("::")[0] for line in done.stdout.splitlines() if "::" in line}
+    there = {str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py")}
+    assert collected == there
 
 
 def test_no_file_is_too_long() -> None:

@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 
 import bnncc
 from bnncc.ops import bitpack
-from bnncc.runtime import cpu
-from bnncc.targets import TARGETS
+from bnncc.targets import runnable
 from tests.onnxmodels import Array, binary, model, node
 
-RUNNABLE = [name for name, t in TARGETS.items() if t.machine == cpu.machine() and cpu.features().issuperset(t.features)]
+RUNNABLE = [target.name for target in runnable()]
 
 
 @dataclass

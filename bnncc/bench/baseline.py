@@ -5,13 +5,13 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from bnncc.runtime import timing
+from bnncc.runtime.array import Array
 from bnncc.runtime.artifact import Manifest
 from bnncc.runtime.errors import ModelError, OptionError
-from bnncc.runtime.model import Array
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,11 @@ class Baseline:
     run: Callable[[], object]
     inputs: dict[str, Array]
     outputs: dict[str, Array]
+
+    def time_runs(self, seconds: float) -> list[int]:
+        """Nanoseconds of each run until `seconds` are over, after one that is not counted; at least one."""
+        self.run()
+        return timing.in_a_row(self.run, seconds)
 
 
 def onnxruntime(
@@ -57,7 +62,7 @@ def onnxruntime(
     outputs: dict[str, Array] = {tensor.name: np.empty(tensor.shape, tensor.dtype) for tensor in manifest.outputs}
     try:
         # By path where there is one: weights may lie in files beside it.
-        session: Any = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         binding = session.io_binding()
         for name, array in bound.items():
             binding.bind_cpu_input(name, array)

@@ -1,4 +1,4 @@
-"""Latency of callables: samples taken in turns, with the cost of the clock taken off, and their statistics."""
+"""Latency of networks: samples taken in turns, with the cost of the clock taken off, and their statistics."""
 
 import dataclasses
 import time
@@ -8,15 +8,22 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from bnncc.runtime import timing
+
 WARM_UP_SECONDS = 0.2
 BLOCK_SECONDS = 0.02
 FEWEST_SAMPLES = 20
 MOST_SAMPLES = 1_000_000
+CLOCK_SECONDS = 0.001
+
+# As `BoundNetwork.time_runs`: seconds -> nanoseconds of each run, of which the first, which refills the caches that
+# others have used, is left out.
+TimeRuns = Callable[[float], list[int]]
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Statistics of one callable's samples, in microseconds. Percentiles interpolate linearly (numpy's default)."""
+    """Statistics of one network's samples, in microseconds. Percentiles interpolate linearly (numpy's default)."""
 
     n: int
     min_us: float
@@ -49,60 +56,39 @@ class Latency:
         return fields
 
 
-def clock_overhead_us(call: Callable[[], object], repeats: int = 2000) -> float:
-    """Median time in microseconds that timing `call`, which should do next to nothing, takes."""
-    return float(np.median([_timed(call) for _ in range(repeats)])) / 1e3
+def clock_overhead_us() -> float:
+    """Median time in microseconds that taking the time of a call that does nothing takes."""
+    return float(np.median(timing.in_a_row(lambda: None, CLOCK_SECONDS))) / 1e3
 
 
 def measure(
-    calls: Mapping[str, Callable[[], object]], *, seconds: float, overhead_us: float = 0.0, rest_seconds: float = 0.0
+    takers: Mapping[str, TimeRuns], *, seconds: float, overhead_us: float = 0.0, rest_seconds: float = 0.0
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Time callables in turns, so that whatever the machine does meanwhile meets all of them alike.
+    """Time things in turns, so that whatever the machine does meanwhile meets all of them alike.
 
-    Each is warmed up, then they take turns in blocks of at least `BLOCK_SECONDS`; the first call of a block refills
-    the caches the others have used and is not counted.
+    Each is warmed up, then they take turns of at least `BLOCK_SECONDS`.
 
     Args:
-        calls: name -> what to time.
-        seconds: least time spent in each callable, warm-up apart; at least `FEWEST_SAMPLES` samples are taken anyway.
+        takers: name -> what takes the times of its runs.
+        seconds: least time spent in each, warm-up apart; at least `FEWEST_SAMPLES` samples are taken anyway.
         overhead_us: taken off every sample, as `clock_overhead_us` finds it.
-        rest_seconds: pause before each block. Threads that have run dry look for more work for some milliseconds, on
-            cores that the next callable needs.
+        rest_seconds: pause before each turn. Threads that have run dry look for more work for some milliseconds, on
+            cores that the next one needs.
 
     Returns:
         name -> samples in microseconds, float64 [n], in the order taken.
     """
-    for call in calls.values():
-        _block(call, WARM_UP_SECONDS)
-    samples: dict[str, list[int]] = {name: [] for name in calls}
-    spent = dict.fromkeys(calls, 0)
+    for time_runs in takers.values():
+        time_runs(WARM_UP_SECONDS)
+    samples: dict[str, list[int]] = {name: [] for name in takers}
+    spent = dict.fromkeys(takers, 0)
     while any(
         (spent[name] < seconds * 1e9 or len(samples[name]) < FEWEST_SAMPLES) and len(samples[name]) < MOST_SAMPLES
-        for name in calls
+        for name in takers
     ):
-        for name, call in calls.items():
+        for name, time_runs in takers.items():
             time.sleep(rest_seconds)
-            call()
-            block = _block(call, BLOCK_SECONDS)
-            samples[name] += block
-            spent[name] += sum(block)
+            turn = time_runs(BLOCK_SECONDS)
+            samples[name] += turn
+            spent[name] += sum(turn)
     return {name: np.maximum(np.array(taken) / 1e3 - overhead_us, 0.0) for name, taken in samples.items()}
-
-
-def _block(call: Callable[[], object], seconds: float) -> list[int]:
-    """Nanoseconds of each call made until `seconds` are over; at least one."""
-    clock, taken = time.perf_counter_ns, []
-    end = clock() + seconds * 1e9
-    now = 0.0
-    while now < end:
-        start = clock()
-        call()
-        now = clock()
-        taken.append(now - start)
-    return taken
-
-
-def _timed(call: Callable[[], object]) -> int:
-    start = time.perf_counter_ns()
-    call()
-    return time.perf_counter_ns() - start

@@ -1,14 +1,12 @@
 """Where the time goes: every layer of a network timed alone, beside what this machine's arithmetic can do at best."""
 
 import dataclasses
-import time
 from dataclasses import dataclass
 
 import numpy as np
 
-from bnncc.bench import latency
 from bnncc.runtime.artifact import Layer
-from bnncc.runtime.model import Binding, Model
+from bnncc.runtime.network import BoundNetwork, Network
 
 FEWEST_SWEEPS = 10
 PEAK_SECONDS = 0.03
@@ -19,7 +17,8 @@ class LayerTime:
     """One layer: median time in microseconds, share of the sum of all layers, and how near it comes to the peak.
 
     `gmacs` is 1e9 multiply-accumulates a second; `of_peak` is its fraction of the measured peak of the same kind of
-    arithmetic (binary: xor and popcount; otherwise float32 fused multiply-add). Both are None for layers without MACs.
+    arithmetic (binary: xor and popcount; otherwise float32 fused multiply-add). Both are None for layers without MACs,
+    the last also where no peak was measured.
     """
 
     layer: Layer
@@ -37,7 +36,7 @@ class LayerTime:
 
 @dataclass(frozen=True)
 class Profile:
-    """Times of all layers in order, and the peaks (GMAC/s by kind) they are compared with."""
+    """Times of all layers in order, and the peaks (GMAC/s by kind) they are compared with, if the artifact has them."""
 
     layers: tuple[LayerTime, ...]
     peaks: dict[str, float]
@@ -49,29 +48,21 @@ class Profile:
         return sum(layer.us for layer in self.layers)
 
 
-def profile(model: Model, binding: Binding, *, seconds: float) -> Profile:
+def profile(network: Network, bound: BoundNetwork, *, seconds: float) -> Profile:
     """Sweep over the layers in order for about `seconds` (at least `FEWEST_SWEEPS` times); medians of each.
 
-    A sweep meets the caches as a run of the whole network does. The cost of the clock and of the foreign call is
-    measured on a step that does not exist, which runs nothing, and taken off.
+    A sweep meets the caches as a run of the whole network does. What taking a time costs is measured in each sweep on a
+    step that runs nothing, and taken off.
     """
-    layers = model.manifest.layers
-    peaks = {kind: peak_gmacs(model, kind) for kind in sorted({_arithmetic(layer) for layer in layers if layer.macs})}
-    steps = [binding.stepper(index) for index in range(len(layers))]
-    overhead_us = latency.clock_overhead_us(binding.stepper(len(layers)))
-    binding.run()
-    sweeps: list[list[int]] = []
-    clock = time.perf_counter_ns
-    end = time.perf_counter() + seconds
-    while len(sweeps) < FEWEST_SWEEPS or time.perf_counter() < end:
-        times = []
-        for step in steps:
-            start = clock()
-            step()
-            times.append(clock() - start)
-        sweeps.append(times)
-    medians = np.median(np.array(sweeps, np.float64).reshape(len(sweeps), len(steps)), axis=0) / 1e3
-    return summarise(layers, [max(float(us) - overhead_us, 0.0) for us in medians], peaks, len(sweeps))
+    layers = network.manifest.layers
+    kinds = sorted({_arithmetic(layer) for layer in layers if layer.macs} & set(network.peaks))
+    peaks = {kind: peak_gmacs(network, kind) for kind in kinds}
+    bound.run()
+    sweeps = bound.time_steps(seconds)
+    while len(sweeps) < FEWEST_SWEEPS:
+        sweeps += bound.time_steps(0)
+    *medians, overhead = np.median(np.array(sweeps, np.float64), axis=0) / 1e3
+    return summarise(layers, [max(float(us - overhead), 0.0) for us in medians], peaks, len(sweeps))
 
 
 def summarise(layers: tuple[Layer, ...], times_us: list[float], peaks: dict[str, float], sweeps: int) -> Profile:
@@ -86,20 +77,14 @@ def summarise(layers: tuple[Layer, ...], times_us: list[float], peaks: dict[str,
     return Profile(tuple(rows), peaks, sweeps)
 
 
-def peak_gmacs(model: Model, kind: str) -> float:
-    """Best of five: 1e9 MACs a second that the library's own `kind` instructions reach on this machine."""
-    iterations, seconds = 1000, 0.0
-    while seconds < PEAK_SECONDS and iterations < 1 << 40:
+def peak_gmacs(network: Network, kind: str) -> float:
+    """Best of five: 1e9 MACs a second that the library's own `kind` instructions reach where it runs."""
+    iterations, nanoseconds = 1000, 0
+    while nanoseconds < PEAK_SECONDS * 1e9 and iterations < 1 << 40:
         iterations *= 4
-        start = time.perf_counter()
-        model.peak(kind, iterations)
-        seconds = time.perf_counter() - start
-    best = 0.0
-    for _ in range(5):
-        start = time.perf_counter()
-        done = model.peak(kind, iterations)
-        best = max(best, done / (time.perf_counter() - start) / 1e9)
-    return best
+        nanoseconds = network.time_peak(kind, iterations)[1]
+    turns = [network.time_peak(kind, iterations) for _ in range(5)]
+    return max(macs / taken for macs, taken in turns)
 
 
 def _arithmetic(layer: Layer) -> str:

@@ -1,17 +1,18 @@
 """One bench of one artifact: latency, and when asked the profile and the baseline, as one record."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from bnncc.bench import baseline as peers
-from bnncc.bench import machine
-from bnncc.bench import profile as profiles
-from bnncc.bench.latency import Latency, clock_overhead_us, measure
+from bnncc.bench.baseline import onnxruntime
+from bnncc.bench.latency import Latency, TimeRuns, clock_overhead_us, measure
+from bnncc.bench.profile import Profile
+from bnncc.bench.profile import profile as profile_layers
+from bnncc.runtime.array import Array
 from bnncc.runtime.artifact import Tensor
-from bnncc.runtime.model import Array, Model
+from bnncc.runtime.network import Network
 
 SCHEMA = 1
 REST_SECONDS = 0.05  # before each block, where another pool of threads may still be looking for work
@@ -25,7 +26,7 @@ class Bench:
     machine: dict[str, object]
     threads: int
     latency: Latency
-    layers: profiles.Profile | None
+    layers: Profile | None
     baseline_name: str | None
     baseline: Latency | None
     max_abs_difference: float | None
@@ -60,38 +61,38 @@ class Bench:
 
 
 def bench(
-    model: Model,
+    network: Network,
     *,
     seconds: float = 1.0,
     profile: bool = False,
     baseline_model: str | os.PathLike[str] | None = None,
     samples: bool = False,
 ) -> Bench:
-    """Time a loaded network on this machine, on the threads it was loaded with.
+    """Time a loaded network where it runs, on the threads it was loaded with.
 
     Args:
-        model: from `bnncc.load`.
+        network: from `bnncc.load`, for this machine.
         seconds: least time spent measuring each thing, warm-up apart.
         profile: also time every layer alone, on one thread.
-        baseline_model: the ONNX file the artifact was compiled from, to be timed in onnxruntime in the same run, on
-            as many threads.
+        baseline_model: the ONNX file the artifact was compiled from, to be timed in onnxruntime in the same run,
+            here, on as many threads.
         samples: keep every sample.
 
     Raises:
         OptionError, ModelError: the baseline cannot be had; see `bnncc.bench.baseline`.
     """
-    manifest = model.manifest
+    manifest = network.manifest
     inputs = {tensor.name: example(tensor) for tensor in manifest.inputs}
-    binding = model.bind(inputs)
-    calls: dict[str, Callable[[], object]] = {"artifact": binding.run}
+    bound = network.bind(inputs)
+    takers: dict[str, TimeRuns] = {"artifact": bound.time_runs}
     peer = None
     if baseline_model is not None:
-        peer = peers.onnxruntime(manifest, baseline_model, inputs, model.threads)
-        calls["baseline"] = peer.run
-    overhead_us = clock_overhead_us(lambda: None)
-    state = machine.describe()
-    rest_seconds = REST_SECONDS if peer and model.threads > 1 else 0.0
-    taken = measure(calls, seconds=seconds, overhead_us=overhead_us, rest_seconds=rest_seconds)
+        peer = onnxruntime(manifest, baseline_model, inputs, network.threads)
+        takers["baseline"] = peer.time_runs
+    overhead_us = clock_overhead_us()
+    machine = network.machine()
+    rest_seconds = REST_SECONDS if peer and network.threads > 1 else 0.0
+    taken = measure(takers, seconds=seconds, overhead_us=overhead_us, rest_seconds=rest_seconds)
     return Bench(
         artifact={
             "name": manifest.name,
@@ -99,13 +100,13 @@ def bench(
             "source_sha256": manifest.source_sha256,
             "library_sha256": manifest.library_sha256,
         },
-        machine=state,
-        threads=model.threads,
+        machine=machine,
+        threads=network.threads,
         latency=Latency.of(taken["artifact"], keep=samples),
-        layers=profiles.profile(model, binding, seconds=seconds) if profile else None,
+        layers=profile_layers(network, bound, seconds=seconds) if profile else None,
         baseline_name=peer.name if peer else None,
         baseline=Latency.of(taken["baseline"], keep=samples) if peer else None,
-        max_abs_difference=_difference(binding.outputs, peer.outputs) if peer else None,
+        max_abs_difference=_difference(bound.outputs, peer.outputs) if peer else None,
     )
 
 
@@ -116,5 +117,5 @@ def example(tensor: Tensor) -> Array:
     return np.random.default_rng(0).standard_normal(tensor.shape).astype(tensor.dtype)
 
 
-def _difference(ours: dict[str, Array], theirs: dict[str, Array]) -> float:
+def _difference(ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> float:
     return max(float(np.max(np.abs(ours[name].astype(np.float64) - theirs[name]))) for name in ours)

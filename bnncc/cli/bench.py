@@ -83,29 +83,28 @@ def _latency_row(name: str, latency: "Latency") -> list[str]:
 
 
 def _profile_table(profile: "Profile", latency: "Latency") -> None:
+    columns = ["layer", "kind", "binary", "us", "share", "GMAC/s", "of peak", "bytes"]
+    shown = [column for column in columns if column != "of peak" or profile.peaks]
     rows = []
     for time in profile.layers:
         layer = time.layer
-        moved = layer.bytes_in + layer.bytes_out + layer.bytes_weights
-        gmacs = "" if time.gmacs is None else f"{time.gmacs:.1f}"
-        of_peak = "" if time.of_peak is None else f"{time.of_peak:.0%}"
-        binary = "yes" if layer.binary else "no"
-        rows.append(
-            [
-                layer.name,
-                layer.kind,
-                binary,
-                f"{time.us:.1f}",
-                f"{time.share:.0%}",
-                gmacs,
-                of_peak,
-                output.amount(moved),
-            ]
-        )
-    columns = ["layer", "kind", "binary", "us", "share", "GMAC/s", "of peak", "bytes"]
-    output.table(
-        f"Layers (measured on one thread, medians of {profile.sweeps} sweeps)", columns, rows, right=columns[3:]
-    )
+        cells = {
+            "layer": layer.name,
+            "kind": layer.kind,
+            "binary": "yes" if layer.binary else "no",
+            "us": f"{time.us:.1f}",
+            "share": f"{time.share:.0%}",
+            "GMAC/s": "" if time.gmacs is None else f"{time.gmacs:.1f}",
+            "of peak": "" if time.of_peak is None else f"{time.of_peak:.0%}",
+            "bytes": output.amount(layer.bytes_in + layer.bytes_out + layer.bytes_weights),
+        }
+        rows.append([cells[column] for column in shown])
+    title = f"Layers (measured on one thread, medians of {profile.sweeps} sweeps)"
+    output.table(title, shown, rows, right=shown[3:])
     click.echo(f"layers together {profile.total_us:.1f} us, the whole call {latency.median_us:.1f} us")
     for kind, peak in profile.peaks.items():
         click.echo(f"measured peak of one thread, {kind}: {peak:.1f} GMAC/s")
+    if not profile.peaks:
+        click.echo(
+            "no peaks: compile the model with --peaks to see how near its layers come to what this machine can do"
+        )

@@ -1,14 +1,16 @@
 """bnncc compile."""
 
+from __future__ import annotations
+
 import dataclasses
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from bnncc.cli import output
+from bnncc.progress import Progress, silent
 
 if TYPE_CHECKING:
     from bnncc.runtime.artifact import Artifact, Calibration
@@ -26,6 +28,7 @@ QUANTIZE = "bnncc.QuantizeConvs"
     metavar="DATA.npz",
     help="Compute float convolutions in 8-bit integers; DATA holds typical samples by input name, and labels if any.",
 )
+@click.option("--peaks", is_flag=True, help="Add what bnncc bench --profile needs to compare layers with the machine.")
 @click.option(
     "--cache/--no-cache", default=True, help="Take what was compiled before from ~/.cache/bnncc if nothing changed."
 )
@@ -37,6 +40,7 @@ def command(
     out: str | None,
     shape: tuple[str, ...],
     calibrate: str | None,
+    peaks: bool,
     cache: bool,
     dump_ir: str | None,
     json_file: str | None,
@@ -52,25 +56,32 @@ def command(
     shapes = output.parse_shapes(shape)
     path = Path(out) if out is not None else Path(model).parent / f"{Path(model).stem}.bnn"
     output.check_output(path, model)
-    from bnncc import cache as kept
+    import bnncc.cache
     from bnncc import compiler
+    from bnncc.options import Options
     from bnncc.runtime import npz
 
     samples = npz.read_any(calibrate) if calibrate is not None else None
 
-    def work(progress: Callable[[str, int, int], None] | None) -> "tuple[Artifact, bool]":
-        options: dict[str, Any] = {"shapes": shapes, "calibrate": samples, "progress": progress}
+    options = Options(shapes=shapes, peaks=peaks)
+
+    def work(progress: Progress) -> tuple[Artifact, bool]:
         if cache and dump_ir is None:
-            return kept.compile(model, target, kept.default_folder(), **options)
-        return compiler.compile(model, target, dump_ir=dump_ir, **options), False
+            folder = bnncc.cache.default_folder()
+            return bnncc.cache.compile(model, target, folder, options=options, calibrate=samples, progress=progress)
+        artifact = compiler.compile(
+            model, target, options=options, calibrate=samples, dump_ir=dump_ir, progress=progress
+        )
+        return artifact, False
 
     start = time.perf_counter()
     terminal = output.console(stderr=True)
     if terminal.is_terminal:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bar
 
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=terminal, transient=True) as bar:
+        with Bar(*columns, console=terminal, transient=True) as bar:
             task = bar.add_task("reading", total=None)
 
             def progress(stage: str, done: int, total: int) -> None:
@@ -78,7 +89,7 @@ def command(
 
             artifact, cached = work(progress)
     else:
-        artifact, cached = work(None)
+        artifact, cached = work(silent)
     artifact.save(path)
     seconds = time.perf_counter() - start
     manifest = artifact.manifest
@@ -110,7 +121,7 @@ def command(
     output.show(report, json_file, show)
 
 
-def _changes(calibration: "Calibration") -> str:
+def _changes(calibration: Calibration) -> str:
     """What 8-bit convolutions changed, in a sentence or two."""
     text = (
         f"8-bit convolutions: {calibration.layers}. On {calibration.samples} samples, run as "

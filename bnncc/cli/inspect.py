@@ -1,5 +1,7 @@
 """bnncc inspect."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 @click.argument("file", metavar="MODEL.onnx|ART.bnn")
 @click.option("--target", help="For an ONNX file: the machine it would be compiled for.  [default: native]")
 @output.shape_option
-@click.option("-v", "--verbose", is_flag=True, help="Show what each pass did, and what it left alone and why.")
+@click.option("-v", "--verbose", is_flag=True, help="Show what each pass did, and what it refused and why.")
 @output.json_option
 def command(file: str, target: str | None, shape: tuple[str, ...], verbose: bool, json_file: str | None) -> None:
     """Show every layer of a model or artifact.
@@ -40,9 +42,10 @@ def command(file: str, target: str | None, shape: tuple[str, ...], verbose: bool
         layers, passes, target = manifest.layers, manifest.passes, manifest.target
     else:
         from bnncc import compiler
+        from bnncc.options import Options
 
         target = target or "native"
-        layers, passes = compiler.inspect(file, target, shapes=shapes)
+        layers, passes = compiler.inspect(file, target, Options(shapes=shapes))
     report = {
         "file": file,
         "target": target,
@@ -52,7 +55,7 @@ def command(file: str, target: str | None, shape: tuple[str, ...], verbose: bool
     output.show(report, json_file, lambda: _tables(f"{file} for {target}", layers, passes, verbose))
 
 
-def _tables(title: str, layers: "Sequence[Layer]", passes: "Sequence[PassRecord]", verbose: bool) -> None:
+def _tables(title: str, layers: Sequence[Layer], passes: Sequence[PassRecord], verbose: bool) -> None:
     rows = [
         [
             layer.name,
@@ -77,7 +80,7 @@ def _tables(title: str, layers: "Sequence[Layer]", passes: "Sequence[PassRecord]
     if verbose:
         click.echo()
         done = [[p.name, p.rewrites, f"{p.seconds * 1e3:.1f}", len(p.refused)] for p in passes]
-        output.table("Passes", ["pass", "rewrites", "ms", "left alone"], done, right=["rewrites", "ms", "left alone"])
+        output.table("Passes", ["pass", "rewrites", "ms", "refused"], done, right=["rewrites", "ms", "refused"])
         for record in passes:
             for reason in record.refused:
-                click.echo(f"{record.name} left alone: {reason}")
+                click.echo(f"{record.name} refused: {reason}")

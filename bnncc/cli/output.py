@@ -101,15 +101,15 @@ threads_option = click.option(
 
 def load(artifact: str, threads: int) -> "Model":
     """A loaded artifact; what it has to say about threads is a line on standard error."""
-    import bnncc
+    from bnncc.runtime import model
     from bnncc.runtime.openmp import ThreadsWarning
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ThreadsWarning)
-        model = bnncc.load(artifact, threads)
+        loaded = model.load(artifact, threads)
     for warning in caught:
         click.echo(f"notice: {warning.message}", err=True)
-    return model
+    return loaded
 
 
 def check_output(output: Path, *sources: str) -> None:

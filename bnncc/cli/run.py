@@ -26,10 +26,7 @@ def command(artifact: str, source: str, out: str, threads: int, json_file: str |
     from bnncc.runtime import npz
 
     model = output.load(artifact, threads)
-    results = model(npz.read(source, model.manifest.inputs))
-    if not isinstance(results, dict):
-        results = {model.manifest.outputs[0].name: results}
-    npz.write(out, results)
+    npz.write(out, model.run(npz.read(source, model.manifest.inputs)))
     tensors = [{"name": t.name, "shape": list(t.shape), "dtype": t.dtype} for t in model.manifest.outputs]
     output.show(
         {"output": out, "tensors": tensors},

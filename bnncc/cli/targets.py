@@ -14,10 +14,9 @@ def command(json_file: str | None) -> None:
     Example:
       bnncc targets
     """
-    from bnncc.runtime import cpu
-    from bnncc.targets import TARGETS
+    from bnncc.targets import TARGETS, runnable
 
-    here, machine = cpu.features(), cpu.machine()
+    here = runnable()
     report = [
         {
             "name": target.name,
@@ -25,11 +24,11 @@ def command(json_file: str | None) -> None:
             "triple": target.triple,
             "cpu": target.cpu,
             "features": list(target.features),
-            "runs_here": target.machine == machine and here.issuperset(target.features),
+            "runs_here": target in here,
         }
         for target in TARGETS.values()
     ]
-    best = next((target["name"] for target in report if target["runs_here"]), None)
+    best = here[0].name if here else None
 
     def tables() -> None:
         columns = ["target", "runs here", "triple", "cpu", "description"]

@@ -7,23 +7,26 @@ from bnncc.codegen import peak
 from bnncc.codegen.calls import Address, KernelCall
 from bnncc.codegen.entry import build_entry
 from bnncc.codegen.llvm import compile_object
-from bnncc.codegen.memory_plan import ALIGNMENT, Lifetime, plan
+from bnncc.codegen.memory_plan import Lifetime, plan
 from bnncc.codegen.threads import control_bytes, work
-from bnncc.progress import Progress
-from bnncc.selection.program import Program
+from bnncc.options import Options
+from bnncc.progress import Progress, silent
+from bnncc.runtime.abi import ALIGNMENT, PEAK
+from bnncc.selection.program import Legalised, Program
 from bnncc.targets.target import Target
 from bnncc.tir import shares
 
 
-def assemble(program: Program, target: Target, progress: Progress | None = None) -> tuple[list[bytes], int]:
+def assemble(
+    program: Program, target: Target, options: Options, progress: Progress = silent
+) -> tuple[list[bytes], int]:
     """The network's objects, which need nothing but each other, and the bytes of arena it runs in."""
     objects = []
-    for done, kernel in enumerate(program.kernels.values()):
-        if progress:
-            progress("compile kernels", done, len(program.kernels))
-        objects.append(compile_object({kernel.symbol: kernel.function}, target, schedulable=kernel.schedulable))
-    if progress:
-        progress("compile kernels", len(program.kernels), len(program.kernels))
+    for done, (symbol, kernel) in enumerate(program.kernels.items()):
+        progress("compile kernels", done, len(program.kernels))
+        has_blocks = isinstance(kernel, Legalised)
+        objects.append(compile_object({symbol: kernel.function}, target, schedulable=has_blocks))
+    progress("compile kernels", len(program.kernels), len(program.kernels))
     offsets, arena = plan(_lifetimes(program))
     arena += ALIGNMENT  # kernels read up to a vector more than they use of the last tensor, see byte_counts.py
     constants, places = _place_constants(program)
@@ -42,11 +45,12 @@ def assemble(program: Program, target: Target, progress: Progress | None = None)
         whole = [*addresses, *outputs]
         arguments = (*whole[:at], *spaces, *whole[at:])
         for image in range(call.batch):
-            if call.padding:
-                calls.append(_call(program, number, call.padding, (addresses[0], *spaces), image))
+            if call.filler:
+                calls.append(_call(program, number, call.filler, (addresses[0], *spaces), image))
             calls.append(_call(program, number, call.kernel, arguments, image))
     objects.append(build_entry(calls, len(program.inputs), len(program.outputs), constants, arena, target))
-    objects.append(compile_object({"bnncc_peak": peak.build(target)}, target))
+    if options.peaks:
+        objects.append(compile_object({PEAK: peak.build(target)}, target))
     return objects, arena + control_bytes(calls)
 
 
@@ -54,7 +58,7 @@ def _call(program: Program, number: int, symbol: str, arguments: tuple[Address, 
     """The call of one kernel of layer `number`, for one image where they are taken one after the other."""
     call, layer = program.calls[number], program.calls[number].layer
     units = shares.units(program.kernels[symbol].function) // call.batch
-    if symbol == call.padding:
+    if symbol == call.filler:
         cost = work(0, False, 2 * layer.bytes_in // call.batch)
     else:
         moved = (layer.bytes_in + layer.bytes_out) // call.batch + layer.bytes_weights

@@ -1,8 +1,7 @@
 """The entry points of a compiled network: one straight line of kernel calls, with every address known.
 
-    int32 bnncc_run(in0, ..., out0, ..., uint8* arena)               all calls, in order
-    int32 bnncc_step(int32 step, in0, ..., out0, ..., uint8* arena)  the calls of layer `step` alone, for profiling
-    int32 bnncc_run_threads(int32 threads, void* const* table)       all calls, by several threads: see threads.py
+`bnncc_run` makes all calls in order, `bnncc_step` those of one layer, `bnncc_run_threads` all by several threads, see
+threads.py; runtime/abi.py has their arguments.
 
 The network's constants lie in the library's read-only data. TVM has no statement for that, so they enter as LLVM IR
 text beside the function that hands out their address.
@@ -17,6 +16,7 @@ from tvm.tirx.script.builder import ir as T
 from bnncc.codegen.calls import KernelCall, Memory, invoke
 from bnncc.codegen.llvm import compile_object
 from bnncc.codegen.threads import build_threads, imports
+from bnncc.runtime import abi
 from bnncc.targets.target import Target
 
 _ESCAPED = [f"\\{byte:02X}" for byte in range(256)]
@@ -28,8 +28,8 @@ def build_entry(
     """Object code of the entry points and the constants. `control`: the offset in the arena of what threads tell one
     another."""
     functions = {
-        "bnncc_run": _entry(calls, inputs, outputs, stepping=False),
-        "bnncc_step": _entry(calls, inputs, outputs, stepping=True),
+        abi.RUN: _entry(calls, inputs, outputs, stepping=False),
+        abi.STEP: _entry(calls, inputs, outputs, stepping=True),
         **build_threads(calls, inputs, outputs, control),
         "memset": _memset(target),
         "memcpy": _memcpy(target),
@@ -40,10 +40,12 @@ def build_entry(
 def _entry(calls: Sequence[KernelCall], inputs: int, outputs: int, *, stepping: bool) -> tirx.PrimFunc:
     with IRBuilder() as ib, T.prim_func():
         step = T.arg("step", T.int32()) if stepping else None
+        names = abi.arguments([f"in{i}" for i in range(inputs)], [f"out{i}" for i in range(outputs)], "arena")
+        arguments = {name: T.arg(name, T.handle()) for name in names}
         memory = Memory(
-            [T.arg(f"in{i}", T.handle()) for i in range(inputs)],
-            [T.arg(f"out{i}", T.handle()) for i in range(outputs)],
-            T.arg("arena", T.handle()),
+            [arguments[f"in{i}"] for i in range(inputs)],
+            [arguments[f"out{i}"] for i in range(outputs)],
+            arguments["arena"],
         )
         for call in calls:
             whole = invoke(call, memory, (call.begin, call.end))
@@ -78,10 +80,10 @@ def _memcpy(target: Target) -> tirx.PrimFunc:
 
 
 def _constants_as_llvm(constants: bytes) -> str:
-    """LLVM IR of the constants, 64-byte aligned, and of the function that gives their address."""
+    """LLVM IR of the constants, aligned as the arena is, and of the function that gives their address."""
     text = "".join(map(_ESCAPED.__getitem__, constants or b"\0"))
     size = max(1, len(constants))
     return (
-        f'@bnncc_data = internal constant [{size} x i8] c"{text}", align 64\n'
+        f'@bnncc_data = internal constant [{size} x i8] c"{text}", align {abi.ALIGNMENT}\n'
         "define ptr @bnncc_constants() { ret ptr @bnncc_data }\n"
     )

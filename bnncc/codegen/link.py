@@ -11,8 +11,6 @@ from tvm.tirx.script.builder import ir as T
 from bnncc.codegen.llvm import compile_object
 from bnncc.targets.target import Target
 
-EXPORTS = ("bnncc_run", "bnncc_run_threads", "bnncc_step", "bnncc_peak")
-
 # What a network may ask the machine's own libm for, when it uses operators beyond arithmetic (softmax, tanh, ...).
 _LIBM_FLOAT = (
     "acosf", "acoshf", "asinf", "asinhf", "atan2f", "atanf", "atanhf", "ceilf", "cosf", "coshf", "erff", "exp2f",
@@ -24,7 +22,7 @@ _LIBM_FLOAT = (
 _LIBM = (*_LIBM_FLOAT, *(name.removesuffix("f") for name in _LIBM_FLOAT))
 
 
-def link(objects: list[bytes], target: Target, exports: tuple[str, ...] = EXPORTS) -> bytes:
+def link(objects: list[bytes], target: Target, exports: tuple[str, ...]) -> bytes:
     """A stripped shared library that exports `exports` only. It needs no other library, but for the machine's libm
     if one of `objects` calls one of its functions."""
     with tempfile.TemporaryDirectory() as name:

@@ -8,7 +8,7 @@ Inference", 2020 (arXiv 2001.03288).
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-ALIGNMENT = 64  # a cache line, and the widest vector
+from bnncc.runtime.abi import ALIGNMENT
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
     int32 bnncc_peak(int32 kind, int64 iterations, int64* done)
 
-kind 0: binary products, value += popcount(value ^ weights) on the vectors that xnor_conv2d uses; kind 1: float32
-products, value += value * factor; kind 2: products of 8-bit integers, as conv2d_int8 adds them. Each chain depends on
-itself alone, and there are enough of them to hide the latency. `*done` is read, so that nothing is known at compile
-time, and then holds the number of products made.
+BINARY: value += popcount(value ^ weights) on the vectors that xnor_conv2d uses; FLOAT32: value += value *
+factor; INT8: products of 8-bit integers, as conv2d_int8 adds them. Each chain depends on itself alone, and there are
+enough of them to hide the latency. `*done` is read, so that nothing is known at compile time, and then holds the number
+of products made.
 """
 
 from collections.abc import Callable
@@ -14,13 +14,17 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
+from bnncc.runtime.abi import PeakKind
 from bnncc.targets.target import Target
 from bnncc.tir.int8_dot import dot
 from bnncc.tir.registers import Buffer, Expr, local, ramp, splat
 from bnncc.tir.tiles import arg
 
-BINARY, FLOAT, INT8 = 0, 1, 2
-_CHAINS = {BINARY: 10, FLOAT: 12, INT8: 12}  # within 16 registers, with what the instructions need beside them
+_CHAINS = {
+    PeakKind.BINARY: 10,
+    PeakKind.FLOAT32: 12,
+    PeakKind.INT8: 12,
+}  # within 16 registers, with what the instructions need beside them
 _UNLIKELY = 0x5BD1E995_2127599B  # no sum of results is this, but the compiler cannot know
 
 
@@ -30,11 +34,11 @@ def build(target: Target) -> tirx.PrimFunc:
         T.func_attr({"tirx.noalias": True})
         kind, iterations = T.arg("kind", T.int32()), T.arg("iterations", T.int64())
         done = arg("done", "int64")
-        with T.If(kind == BINARY), T.Then():
+        with T.If(kind == int(PeakKind.BINARY)), T.Then():
             _binary(target, iterations, done)
-        with T.If(kind == FLOAT), T.Then():
+        with T.If(kind == int(PeakKind.FLOAT32)), T.Then():
             _float(target, iterations, done)
-        with T.If(kind == INT8), T.Then():
+        with T.If(kind == int(PeakKind.INT8)), T.Then():
             _int8(target, iterations, done)
     return ib.get()
 
@@ -42,7 +46,7 @@ def build(target: Target) -> tirx.PrimFunc:
 def _binary(target: Target, iterations: Expr, done: Buffer) -> None:
     lanes, dtype, words = target.popcount_lanes, f"uint{target.lane_bits}", target.vector_bits // 64
     weights = T.Bind(splat(T.cast(done[0], dtype), lanes))
-    chains = [local(dtype, lanes) for _ in range(_CHAINS[BINARY])]
+    chains = [local(dtype, lanes) for _ in range(_CHAINS[PeakKind.BINARY])]
     for number, chain in enumerate(chains):
         T.buffer_store(chain, weights + splat(tirx.const(number + 1, dtype), lanes), [ramp(0, lanes)])
     _repeat(iterations, chains, lambda value: value + T.popcount(value ^ weights), lanes)
@@ -54,7 +58,7 @@ def _float(target: Target, iterations: Expr, done: Buffer) -> None:
     # 0 or 2^-30: values stay what they are, no infinities, no denormals.
     bit = T.cast(T.cast(T.bitwise_and(done[0], tirx.const(1, "int64")), "int32"), "float32")
     factor = T.Bind(splat(bit * tirx.const(2.0**-30, "float32"), lanes))
-    chains = [local("float32", lanes) for _ in range(_CHAINS[FLOAT])]
+    chains = [local("float32", lanes) for _ in range(_CHAINS[PeakKind.FLOAT32])]
     for number, chain in enumerate(chains):
         T.buffer_store(chain, factor + splat(tirx.const(float(number + 1), "float32"), lanes), [ramp(0, lanes)])
     _repeat(iterations, chains, lambda value: value + value * factor, lanes)
@@ -65,7 +69,7 @@ def _int8(target: Target, iterations: Expr, done: Buffer) -> None:
     use = dot(target)
     bits = use.group * (16 if use.inputs == "int16" else 8)
     values = T.Bind(T.reinterpret(f"{use.inputs}x{use.group}", T.cast(done[0], f"int{bits}")))
-    chains = [local("int32", use.lanes) for _ in range(_CHAINS[INT8])]
+    chains = [local("int32", use.lanes) for _ in range(_CHAINS[PeakKind.INT8])]
     for number, chain in enumerate(chains):
         start = splat(T.cast(done[0], "int32") + tirx.const(number + 1, "int32"), use.lanes)
         T.buffer_store(chain, start, [ramp(0, use.lanes)])

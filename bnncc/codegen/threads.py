@@ -2,8 +2,8 @@
 
     int32 bnncc_run_threads(int32 threads, void* const* table)
 
-`table` holds the functions GOMP_parallel (libgomp's ABI), omp_get_thread_num and sched_yield, and then what bnncc_run
-takes: inputs, outputs, arena. GOMP_parallel lets every thread of a team run the same worker.
+`table` holds the functions of `abi.Team` and then what bnncc_run takes. GOMP_parallel lets every thread of a team run
+the same worker.
 
 The calls are cut into phases: one divided call, or several that are not worth dividing. A phase is a number of chunks
 in as many queues as there are threads. A thread takes the chunks of its own queue, which are the same rows or channels
@@ -23,12 +23,12 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from bnncc.codegen.calls import KernelCall, Memory, invoke
-from bnncc.codegen.memory_plan import ALIGNMENT
+from bnncc.runtime import abi
+from bnncc.runtime.abi import ALIGNMENT, Team
 from bnncc.targets.target import Target
 from bnncc.tir.registers import Expr
 
 WORKER = "bnncc_worker"
-_PARALLEL, _THREAD, _YIELD, _TENSORS = range(4)  # places in the table
 
 _QUEUES = 8  # at most; more threads than that share them
 _CHUNKS = 4  # of each queue, at most: the finer, the less is lost with a thread that is put aside
@@ -61,7 +61,7 @@ def control_bytes(calls: Sequence[KernelCall]) -> int:
 def build_threads(calls: Sequence[KernelCall], inputs: int, outputs: int, control: int) -> dict[str, tirx.PrimFunc]:
     """`bnncc_run_threads` and the worker, to be compiled together with `imports`. `control`: the offset in the arena of
     the `control_bytes`."""
-    functions = {"bnncc_run_threads": _run(calls, inputs, outputs, control)}
+    functions = {abi.RUN_THREADS: _run(calls, inputs, outputs, control)}
     if _divides(calls):
         functions[WORKER] = _worker(calls, inputs, outputs, control)
     return functions
@@ -91,10 +91,10 @@ def _run(calls: Sequence[KernelCall], inputs: int, outputs: int, control: int) -
     tensors = inputs + outputs
     with IRBuilder() as ib, T.prim_func():
         threads, table = T.arg("threads", T.int32()), T.arg("table", T.handle())
-        alone = T.call_extern("int32", "bnncc_run", *[_pointer(table, _TENSORS + i) for i in range(tensors + 1)])
+        alone = T.call_extern("int32", abi.RUN, *[_pointer(table, Team.TENSORS + i) for i in range(tensors + 1)])
         with T.If(threads > 1 if _divides(calls) else tirx.const(False, "bool")):
             with T.Then():
-                arena = _pointer(table, _TENSORS + tensors)
+                arena = _pointer(table, Team.TENSORS + tensors)
                 queues = T.Bind(T.min(threads, _QUEUES))
                 _set(T.handle_add_byte_offset(arena, control), queues)
                 with T.serial(0, len(_phases(calls))) as phase, T.serial(0, queues + 1) as i:
@@ -111,9 +111,9 @@ def _worker(calls: Sequence[KernelCall], inputs: int, outputs: int, control: int
     with IRBuilder() as ib, T.prim_func():
         table = T.arg("table", T.handle())
         memory = Memory(
-            [T.Bind(_pointer(table, _TENSORS + i)) for i in range(inputs)],
-            [T.Bind(_pointer(table, _TENSORS + inputs + i)) for i in range(outputs)],
-            T.Bind(_pointer(table, _TENSORS + inputs + outputs)),
+            [T.Bind(_pointer(table, Team.TENSORS + i)) for i in range(inputs)],
+            [T.Bind(_pointer(table, Team.TENSORS + inputs + i)) for i in range(outputs)],
+            T.Bind(_pointer(table, Team.TENSORS + inputs + outputs)),
         )
         mine = T.Bind(T.call_extern("int32", "bnncc_thread", table))
         queues = T.Bind(T.call_extern("int32", "bnncc_get", T.handle_add_byte_offset(memory.arena, control)))
@@ -141,7 +141,7 @@ def _worker(calls: Sequence[KernelCall], inputs: int, outputs: int, control: int
 
 
 def _pointer(table: Expr, index: int) -> Expr:
-    return T.call_extern("handle", "bnncc_pointer", table, index)
+    return T.call_extern("handle", "bnncc_pointer", table, int(index))
 
 
 def _set(place: Expr, value: Expr) -> None:
@@ -167,13 +167,13 @@ define ptr @bnncc_pointer(ptr %table, i32 %index) {{
   ret ptr %pointer
 }}
 define i32 @bnncc_start_team(ptr %table, i32 %threads) {{
-  %place = getelementptr ptr, ptr %table, i32 {_PARALLEL}
+  %place = getelementptr ptr, ptr %table, i32 {Team.GOMP_PARALLEL:d}
   %parallel = load ptr, ptr %place
   call void %parallel(ptr @{WORKER}, ptr %table, i32 %threads, i32 0)
   ret i32 0
 }}
 define i32 @bnncc_thread(ptr %table) {{
-  %place = getelementptr ptr, ptr %table, i32 {_THREAD}
+  %place = getelementptr ptr, ptr %table, i32 {Team.OMP_GET_THREAD_NUM:d}
   %function = load ptr, ptr %place
   %number = call i32 %function()
   ret i32 %number
@@ -210,7 +210,7 @@ pause:
   {pause}
   br label %look
 yield:
-  %place = getelementptr ptr, ptr %table, i32 {_YIELD}
+  %place = getelementptr ptr, ptr %table, i32 {Team.SCHED_YIELD:d}
   %function = load ptr, ptr %place
   %result = call i32 %function()
   br label %look

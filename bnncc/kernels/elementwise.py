@@ -1,11 +1,14 @@
 """An epilogue without a convolution before it: values are loaded from a tensor, worked on and stored."""
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
+from bnncc.kernels.kernel import Argument, Kernel, images
+from bnncc.kernels.schedule import Schedule
 from bnncc.targets.target import Target
 from bnncc.tir import epilogue as ep
 from bnncc.tir.registers import Expr, load
@@ -14,35 +17,39 @@ from bnncc.tir.tiles import arg, each_slice, epilogue_args, float_lanes
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Input [N, H, W, C], of the output's extents; dtype is float32 or int32. A tensor [N, C] is [N, 1, 1, C]."""
+class Elementwise(Kernel):
+    """Input [N, H, W, C], of the output's extents. A tensor [N, C] is [N, 1, 1, C]."""
 
-    output: ep.Geometry
-    dtype: str = "float32"
+    kind: ClassVar[str] = "elementwise"
 
+    dtype: Literal["float32", "int32"] = "float32"
 
-def build(shape: Shape, epilogue: ep.Epilogue, target: Target) -> tirx.PrimFunc:
-    """The kernel: (input, *epilogue params, *outputs, begin, end) -> 0. A unit is a row."""
-    lanes = float_lanes(target)
-    out = _flat(shape.output, epilogue, lanes)
-    with IRBuilder() as ib, T.prim_func():
-        inputs = arg("input", shape.dtype)
-        params, outputs = epilogue_args(epilogue)
-        part = share(out.batch * out.rows)
-        part.once(lambda: ep.emit_borders(epilogue, out, outputs))
+    def operands(self, target: Target, schedule: Schedule) -> tuple[Argument, ...]:
+        return (Argument("input", "input", self.dtype, images(self.output)),)
 
-        def row(n: Expr, y: Expr) -> None:
-            with T.serial(0, out.width) as x:
-                at = T.Bind(((n * out.rows + y) * out.width + x) * out.channels)
+    def _build(self, epilogue: ep.Epilogue, target: Target, schedule: Schedule) -> tirx.PrimFunc:
+        """A unit is a row."""
+        lanes = float_lanes(target)
+        out = _flat(self.output, epilogue, lanes)
+        with IRBuilder() as ib, T.prim_func():
+            inputs = arg("input", self.dtype)
+            params, outputs = epilogue_args(epilogue)
+            part = share(out.batch * out.rows)
+            part.once(lambda: ep.emit_borders(epilogue, out, outputs))
 
-                def slice_of(channel: Expr, lanes: int, valid: int) -> None:
-                    value = load(inputs, at + channel, lanes, valid)
-                    ep.emit_pixels(epilogue, out, [ep.Pixel(n, y, x)], channel, [value], lanes, valid, params, outputs)
+            def row(n: Expr, y: Expr) -> None:
+                with T.serial(0, out.width) as x:
+                    at = T.Bind(((n * out.rows + y) * out.width + x) * out.channels)
 
-                each_slice(out.channels, lanes, slice_of)
+                    def slice_of(channel: Expr, lanes: int, valid: int) -> None:
+                        value = load(inputs, at + channel, lanes, valid)
+                        where = [ep.Pixel(n, y, x)]
+                        ep.emit_pixels(epilogue, out, where, channel, [value], lanes, valid, params, outputs)
 
-        part.each_row(out.batch, out.rows, row)
-    return ib.get()
+                    each_slice(out.channels, lanes, slice_of)
+
+            part.each_row(out.batch, out.rows, row)
+        return ib.get()
 
 
 def _flat(geometry: ep.Geometry, epilogue: ep.Epilogue, lanes: int) -> ep.Geometry:

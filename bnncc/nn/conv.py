@@ -15,8 +15,8 @@ Latent weights are initialised as torch does. Anything else is an OptionError.
 
 from torch import Tensor, device, nn
 from torch import dtype as torch_dtype
-from torch.nn import functional
 
+from bnncc.nn import operators
 from bnncc.nn.layer import Activation, BinaryLayer, Scale
 from bnncc.runtime.errors import OptionError
 
@@ -69,14 +69,9 @@ class BinaryConvolution(BinaryLayer):
 
     def correlate(self, signs: Tensor, weight: Tensor) -> Tensor:
         """Binarised input [N, C, ...], quantized weight [O, C / groups, ...] -> [N, O, ...], without scale and bias."""
-        pads, spatial = self.pads(), len(self.kernel_size)
-        begins, ends = pads[:spatial], pads[spatial:]
-        if self.pad_value != 0 or begins != ends:
-            border = [p for pair in zip(reversed(begins), reversed(ends), strict=True) for p in pair]
-            signs = functional.pad(signs, border, value=self.pad_value)
-            begins = [0] * spatial
-        convolve = functional.conv1d if spatial == 1 else functional.conv2d
-        return convolve(signs, weight, None, self.stride, begins, self.dilation, self.groups)
+        return operators.binary_conv(
+            signs, weight, self.stride, self.pads(), self.dilation, self.groups, self.pad_value
+        )
 
     def forward(self, input: Tensor) -> Tensor:
         acc = self.correlate(self.input_quantizer(input), self.weight_quantizer(self.weight))

@@ -8,8 +8,8 @@ pad_value. x: float [..., K]; y: float [..., N].
 
 from torch import Tensor, device, nn
 from torch import dtype as torch_dtype
-from torch.nn import functional
 
+from bnncc.nn import operators
 from bnncc.nn.layer import Activation, BinaryLayer, Scale
 
 
@@ -33,5 +33,5 @@ class BinaryLinear(BinaryLayer, nn.Linear):  # type: ignore[misc]  # torch types
         self._set_quantizers(activation, input_quantizer, weight_quantizer, scale)
 
     def forward(self, input: Tensor) -> Tensor:
-        acc = functional.linear(self.input_quantizer(input), self.weight_quantizer(self.weight))
+        acc = operators.binary_gemm(self.input_quantizer(input), self.weight_quantizer(self.weight))
         return self._scale_and_bias(acc, 0)

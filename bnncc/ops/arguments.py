@@ -4,37 +4,45 @@ its parameters are arguments, integers and floats as `PrimExpr`, tuples of integ
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
+
+from bnncc.ops.expressions import Array
 
 if TYPE_CHECKING:
+    import tvm
     from tvm import relax
 
+    # What `call` of an operator takes: Python's values, or Relax's as TVMScript parses them.
+    Integer: TypeAlias = int | relax.Expr
+    Real: TypeAlias = float | relax.Expr
+    Tensor: TypeAlias = float | Array | relax.Expr
+    Shape: TypeAlias = tuple[int, ...] | list[int] | relax.Expr
 
-def shape(values: Any) -> relax.ShapeExpr:
+
+def shape(values: Shape) -> relax.ShapeExpr:
     """A tuple of ints, or what already is a Relax expression, as `R.shape`."""
     from tvm import relax
 
     return relax.ShapeExpr([int(v) for v in values]) if isinstance(values, tuple | list) else values
 
 
-def integer(value: Any) -> Any:
+def integer(value: Integer) -> relax.Expr:
     """An int, or what already is a Relax expression, as an int64 value."""
     from tvm import relax
 
     return relax.prim_value(int(value)) if isinstance(value, int) else value
 
 
-def real(value: Any) -> Any:
+def real(value: Real) -> relax.Expr:
     """A float, or what already is a Relax expression, as a float32 value."""
     from tvm import tirx
 
     return tirx.FloatImm("float32", float(value)) if isinstance(value, float | int) else value
 
 
-def constant(value: Any, dtype: str) -> Any:
+def constant(value: Tensor, dtype: str) -> relax.Expr:
     """A number or numpy array, or what already is a Relax expression, as a tensor constant."""
     from tvm import relax
 
@@ -43,12 +51,7 @@ def constant(value: Any, dtype: str) -> Any:
     return value
 
 
-def ints(expression: Any) -> tuple[int, ...]:
-    """The integers of an `R.shape` argument."""
-    return tuple(int(v) for v in expression.values)
-
-
-def make(name: str, arguments: Sequence[Any], span: Any) -> relax.Call:
+def make(name: str, arguments: Sequence[relax.Expr], span: tvm.ir.Span | None) -> relax.Call:
     """A call of the operator `name`."""
     import tvm
     from tvm import relax
@@ -56,7 +59,7 @@ def make(name: str, arguments: Sequence[Any], span: Any) -> relax.Call:
     return relax.Call(tvm.ir.Op.get(name), list(arguments), span=span)
 
 
-def static_shape(name: str, argument: str, expression: Any, rank: int | None, dtype: str) -> tuple[int, ...]:
+def static_shape(name: str, argument: str, expression: relax.Expr, rank: int | None, dtype: str) -> tuple[int, ...]:
     """The shape of a tensor argument. ValueError unless it has that rank (None: any), dtype and only fixed extents."""
     from tvm import relax, tirx
 
@@ -73,7 +76,7 @@ def static_shape(name: str, argument: str, expression: Any, rank: int | None, dt
     return extents
 
 
-def tensor_type(extents: Sequence[int], dtype: str) -> Any:
+def tensor_type(extents: Sequence[int], dtype: str) -> relax.TensorType:
     """The type of a tensor with fixed extents."""
     from tvm import relax
 
@@ -84,9 +87,3 @@ def require(condition: bool, name: str, message: str) -> None:
     """ValueError, naming the operator, unless the condition holds."""
     if not condition:
         raise ValueError(f"{name}: {message}")
-
-
-def array(expression: Any) -> npt.NDArray[Any]:
-    """The value of a tensor constant."""
-    value: npt.NDArray[Any] = expression.value.numpy()
-    return value

@@ -1,7 +1,7 @@
 """Binarize: real numbers to one of two values.
 
-signs (unipolar = 0):  y = +1 where x >= 0, else -1          sign(0) = +1, sign(-0.0) = +1, NaN -> -1
-bits  (unipolar = 1):  y = 1 where x > threshold, else 0     strictly above; NaN -> 0
+    signs (unipolar = 0):  y = +1 where x >= 0, else -1          sign(0) = +1, sign(-0.0) = +1, NaN -> -1
+    bits  (unipolar = 1):  y = 1 where x > threshold, else 0     strictly above; NaN -> 0
 
 ONNX attributes: ``unipolar`` INT (default 0), ``threshold`` FLOAT (default 0; read only where unipolar = 1).
 x and y are float32 of the same shape, any rank and layout.
@@ -9,16 +9,23 @@ x and y are float32 of the same shape, any rank and layout.
 Relax: `R.bnncc.binarize(x, unipolar, threshold)`.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from bnncc.ops import arguments
+from bnncc.ops.expressions import View
 
 if TYPE_CHECKING:
     import onnx
-    from tvm import relax
+    import tvm
+    from tvm import relax, te
+
+    from bnncc.ops.arguments import Integer, Real
 
 NAME = "Binarize"
 RELAX = "relax.bnncc.binarize"
@@ -31,7 +38,7 @@ def meaning(x: npt.NDArray[np.float32], *, unipolar: bool = False, threshold: fl
     return np.where(x >= 0, np.float32(1), np.float32(-1))
 
 
-def function() -> "onnx.FunctionProto":
+def function() -> onnx.FunctionProto:
     """The ONNX body. The If tests an attribute, so a runtime folds it away when it loads the file."""
     import onnx.parser
 
@@ -61,7 +68,7 @@ def function() -> "onnx.FunctionProto":
     """)
 
 
-def schema() -> "onnx.defs.OpSchema":
+def schema() -> onnx.defs.OpSchema:
     """The ONNX signature, for tools that know the operator itself."""
     from onnx import defs, helper
 
@@ -81,24 +88,28 @@ def schema() -> "onnx.defs.OpSchema":
     return schema
 
 
-class Parameters(NamedTuple):
-    """The numbers of one call."""
+@dataclass(frozen=True, eq=False)
+class Binarize(View):
+    """One call."""
 
+    OPERATOR: ClassVar[str] = "bnncc.binarize"
+
+    x: relax.Expr
     unipolar: bool
     threshold: float
 
+    @classmethod
+    def of(cls, call: relax.Call) -> Self:
+        x, unipolar, threshold = call.args
+        return cls(call, x, bool(int(unipolar)), float(threshold.value))
 
-def call(x: Any, unipolar: Any = 0, threshold: Any = 0.0, span: Any = None) -> "relax.Call":
+
+def call(x: relax.Expr, unipolar: Integer = 0, threshold: Real = 0.0, span: tvm.ir.Span | None = None) -> relax.Call:
     """The Relax call; numbers may be Python's or Relax's."""
     return arguments.make(RELAX, [x, arguments.integer(unipolar), arguments.real(threshold)], span)
 
 
-def parameters(call: "relax.Call") -> Parameters:
-    """What `call` was given beside its tensors."""
-    return Parameters(unipolar=bool(int(call.args[1])), threshold=float(call.args[2].value))
-
-
-def infer(call: "relax.Call", context: Any) -> Any:
+def infer(call: relax.Call, context: relax.BlockBuilder) -> relax.TensorType:
     """FInferType. A symbolic shape is kept as it is."""
     from tvm import relax
 
@@ -110,18 +121,18 @@ def infer(call: "relax.Call", context: Any) -> Any:
     return kind
 
 
-def lower(builder: Any, call: "relax.Call") -> "relax.Expr":
+def lower(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     """FLegalize."""
     from tvm import te, tirx
 
-    unipolar, threshold = parameters(call)
+    sign = Binarize.of(call)
 
-    def compute(x: Any) -> Any:
-        def value(*index: Any) -> Any:
-            if unipolar:
-                return tirx.Select(x[index] > tirx.const(threshold, "float32"), tirx.const(1.0), tirx.const(0.0))
+    def compute(x: te.Tensor) -> te.Tensor:
+        def value(*index: tirx.Var) -> relax.Expr:
+            if sign.unipolar:
+                return tirx.Select(x[index] > tirx.const(sign.threshold, "float32"), tirx.const(1.0), tirx.const(0.0))
             return tirx.Select(x[index] >= tirx.const(0.0), tirx.const(1.0), tirx.const(-1.0))
 
         return te.compute(x.shape, value, name="signs")
 
-    return builder.call_te(compute, call.args[0], primfunc_name_hint="binarize")
+    return builder.call_te(compute, sign.x, primfunc_name_hint="binarize")

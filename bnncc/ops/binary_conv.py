@@ -1,6 +1,6 @@
 """BinaryConv: exact correlation of binarised activations with packed binary weights.
 
-y[n, o, p] = sum over taps t and channels c of the group of o:  X[n, c, p * stride + t * dilation] * W[o, t, c]
+    y[n, o, p] = sum over taps t and channels c of the group of o:  X[n, c, p * stride + t * dilation] * W[o, t, c]
 
 X is x with a border of ``pad_value`` around it (after binarisation: 0 is exact zero padding, +-1 a border of that
 sign). W is +1 where the weight's bit is set, else -1. x holds {-1, +1} or {0, 1}, so y holds exact integers.

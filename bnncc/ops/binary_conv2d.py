@@ -7,26 +7,42 @@ holding {-1, +1} or {0, 1}; w uint8 [O, T, packed_bytes(C / groups)], T the taps
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from bnncc.ops import arguments, bitpack
+from bnncc.ops.expressions import View, pads, pair
 from bnncc.ops.window import Pads, Pair, Window
 
 if TYPE_CHECKING:
-    from tvm import relax
+    import tvm
+    from tvm import relax, te
+
+    from bnncc.ops.arguments import Integer, Shape, Tensor
 
 RELAX = "relax.bnncc.binary_conv2d"
 
 
-class Parameters(NamedTuple):
-    """The numbers of one call."""
+@dataclass(frozen=True, eq=False)
+class BinaryConv2d(View):
+    """One call."""
 
+    OPERATOR: ClassVar[str] = "bnncc.binary_conv2d"
+
+    x: relax.Expr
+    weights: relax.Expr
     window: Window
     groups: int
     pad_value: int
+
+    @classmethod
+    def of(cls, call: relax.Call) -> Self:
+        x, weights, kernel, strides, border, dilations, groups, pad_value = call.args
+        window = Window(kernel=pair(kernel), strides=pair(strides), pads=pads(border), dilations=pair(dilations))
+        return cls(call, x, weights, window, int(groups), int(pad_value))
 
 
 def meaning(
@@ -56,15 +72,15 @@ def meaning(
 
 
 def call(
-    x: Any,
-    w: Any,
-    kernel: Any,
-    strides: Any = (1, 1),
-    pads: Any = (0, 0, 0, 0),
-    dilations: Any = (1, 1),
-    groups: Any = 1,
-    pad_value: Any = 0,
-    span: Any = None,
+    x: relax.Expr,
+    w: Tensor,
+    kernel: Shape,
+    strides: Shape = (1, 1),
+    pads: Shape = (0, 0, 0, 0),
+    dilations: Shape = (1, 1),
+    groups: Integer = 1,
+    pad_value: Integer = 0,
+    span: tvm.ir.Span | None = None,
 ) -> relax.Call:
     """The Relax call; numbers, tuples and arrays may be Python's or Relax's."""
     tuples = [arguments.shape(value) for value in (kernel, strides, pads, dilations)]
@@ -72,23 +88,12 @@ def call(
     return arguments.make(RELAX, [x, arguments.constant(w, "uint8"), *tuples, *numbers], span)
 
 
-def parameters(call: relax.Call) -> Parameters:
-    """What `call` was given beside its tensors."""
-    kernel, strides, pads, dilations = (arguments.ints(argument) for argument in call.args[2:6])
-    window = Window(
-        kernel=(kernel[0], kernel[1]),
-        strides=(strides[0], strides[1]),
-        pads=(pads[0], pads[1], pads[2], pads[3]),
-        dilations=(dilations[0], dilations[1]),
-    )
-    return Parameters(window=window, groups=int(call.args[6]), pad_value=int(call.args[7]))
-
-
-def infer(call: relax.Call, context: Any) -> Any:
+def infer(call: relax.Call, context: relax.BlockBuilder) -> relax.TensorType:
     """FInferType."""
-    n, height, width, channels = arguments.static_shape(RELAX, "x", call.args[0], 4, "float32")
-    outputs, taps, size = arguments.static_shape(RELAX, "w", call.args[1], 3, "uint8")
-    window, groups, pad_value = parameters(call)
+    conv = BinaryConv2d.of(call)
+    window, groups, pad_value = conv.window, conv.groups, conv.pad_value
+    n, height, width, channels = arguments.static_shape(RELAX, "x", conv.x, 4, "float32")
+    outputs, taps, size = arguments.static_shape(RELAX, "w", conv.weights, 3, "uint8")
     arguments.require(pad_value in (-1, 0, 1), RELAX, f"pad_value is {pad_value}, allowed: -1, 0, 1")
     whole = groups >= 1 and channels % groups == 0 and outputs % groups == 0
     arguments.require(whole, RELAX, f"{channels} channels to {outputs} in {groups} groups")
@@ -97,13 +102,14 @@ def infer(call: relax.Call, context: Any) -> Any:
     return arguments.tensor_type((n, *window.output(height, width), outputs), "float32")
 
 
-def lower(builder: Any, call: relax.Call) -> relax.Expr:
+def lower(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     """FLegalize: sums x where the bit is 1, and -x where it is 0."""
     from tvm import te, tirx
 
-    window, groups, pad_value = parameters(call)
+    conv = BinaryConv2d.of(call)
+    window, groups = conv.window, conv.groups
 
-    def compute(x: Any, w: Any) -> Any:
+    def compute(x: te.Tensor, w: te.Tensor) -> te.Tensor:
         n, height, width, channels = (int(e) for e in x.shape)
         outputs, taps, _ = (int(e) for e in w.shape)
         (step_y, step_x), (dilate_y, dilate_x), (top, left) = window.strides, window.dilations, window.pads[:2]
@@ -111,15 +117,15 @@ def lower(builder: Any, call: relax.Call) -> relax.Expr:
         tap = te.reduce_axis((0, tirx.IntImm("int64", taps)), name="tap")
         channel = te.reduce_axis((0, tirx.IntImm("int64", channels // groups)), name="channel")
 
-        def term(i: Any, y: Any, x_: Any, o: Any) -> Any:
+        def term(i: tirx.Var, y: tirx.Var, x_: tirx.Var, o: tirx.Var) -> relax.Expr:
             row = y * step_y + tap // window.kernel[1] * dilate_y - top
             column = x_ * step_x + tap % window.kernel[1] * dilate_x - left
             inside = tirx.all(row >= 0, row < height, column >= 0, column < width)
             pixel = x[i, row, column, o // (outputs // groups) * (channels // groups) + channel]
-            value = tirx.if_then_else(inside, pixel, tirx.const(float(pad_value), "float32"))
+            value = tirx.if_then_else(inside, pixel, tirx.const(float(conv.pad_value), "float32"))
             bit = (w[o, tap, channel // 8] >> (channel % 8).astype("uint8")) & tirx.const(1, "uint8")
             return te.sum(tirx.Select(bit == tirx.const(1, "uint8"), value, -value), axis=[tap, channel])
 
         return te.compute(sizes, term, name="correlation")
 
-    return builder.call_te(compute, call.args[0], call.args[1], primfunc_name_hint="binary_conv2d")
+    return builder.call_te(compute, conv.x, conv.weights, primfunc_name_hint="binary_conv2d")

@@ -1,6 +1,6 @@
 """BinaryGemm: exact product of binarised activations with a packed binary matrix.
 
-y[m, n] = sum over k:  x[m, k] * W[n, k]
+    y[m, n] = sum over k:  x[m, k] * W[n, k]
 
 W is +1 where the weight's bit is set, else -1. x holds {-1, +1} or {0, 1}, so y holds exact integers.
 

@@ -5,18 +5,38 @@ Relax: `R.bnncc.or_pool2d(b, kernel, strides, pads)`. b is uint8 [N, H, W, B]; p
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from bnncc.ops import arguments
+from bnncc.ops.expressions import View, pads, pair
 from bnncc.ops.window import Pads, Pair, Window
 
 if TYPE_CHECKING:
-    from tvm import relax
+    import tvm
+    from tvm import relax, te
+
+    from bnncc.ops.arguments import Shape
 
 RELAX = "relax.bnncc.or_pool2d"
+
+
+@dataclass(frozen=True, eq=False)
+class OrPool2d(View):
+    """One call."""
+
+    OPERATOR: ClassVar[str] = "bnncc.or_pool2d"
+
+    bits: relax.Expr
+    window: Window
+
+    @classmethod
+    def of(cls, call: relax.Call) -> Self:
+        bits, kernel, strides, border = call.args
+        return cls(call, bits, Window(kernel=pair(kernel), strides=pair(strides), pads=pads(border)))
 
 
 def meaning(b: npt.NDArray[np.uint8], *, kernel: Pair, strides: Pair, pads: Pads) -> npt.NDArray[np.uint8]:
@@ -30,36 +50,30 @@ def meaning(b: npt.NDArray[np.uint8], *, kernel: Pair, strides: Pair, pads: Pads
     return out
 
 
-def call(b: Any, kernel: Any, strides: Any, pads: Any, span: Any = None) -> relax.Call:
+def call(b: relax.Expr, kernel: Shape, strides: Shape, pads: Shape, span: tvm.ir.Span | None = None) -> relax.Call:
     """The Relax call; tuples may be Python's or Relax's."""
     return arguments.make(RELAX, [b, *(arguments.shape(value) for value in (kernel, strides, pads))], span)
 
 
-def parameters(call: relax.Call) -> Window:
-    """The window of `call`."""
-    kernel, strides, pads = (arguments.ints(argument) for argument in call.args[1:4])
-    return Window(
-        kernel=(kernel[0], kernel[1]), strides=(strides[0], strides[1]), pads=(pads[0], pads[1], pads[2], pads[3])
-    )
-
-
-def infer(call: relax.Call, context: Any) -> Any:
+def infer(call: relax.Call, context: relax.BlockBuilder) -> relax.TensorType:
     """FInferType."""
-    n, height, width, size = arguments.static_shape(RELAX, "b", call.args[0], 4, "uint8")
-    return arguments.tensor_type((n, *parameters(call).output(height, width), size), "uint8")
+    pool = OrPool2d.of(call)
+    n, height, width, size = arguments.static_shape(RELAX, "b", pool.bits, 4, "uint8")
+    return arguments.tensor_type((n, *pool.window.output(height, width), size), "uint8")
 
 
-def lower(builder: Any, call: relax.Call) -> relax.Expr:
+def lower(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     """FLegalize."""
     from tvm import te, tirx
 
-    window = parameters(call)
+    pool = OrPool2d.of(call)
+    window = pool.window
 
-    def compute(b: Any) -> Any:
+    def compute(b: te.Tensor) -> te.Tensor:
         n, height, width, size = (int(e) for e in b.shape)
         top, left = window.pads[:2]
 
-        def pixel(i: Any, y: Any, x: Any, k: Any) -> Any:
+        def pixel(i: tirx.Var, y: tirx.Var, x: tirx.Var, k: tirx.Var) -> relax.Expr:
             total = tirx.const(0, "uint8")
             for tap_y in range(window.kernel[0]):
                 for tap_x in range(window.kernel[1]):
@@ -71,4 +85,4 @@ def lower(builder: Any, call: relax.Call) -> relax.Expr:
         sizes = [tirx.IntImm("int64", e) for e in (n, *window.output(height, width), size)]
         return te.compute(sizes, pixel, name="or_pool")
 
-    return builder.call_te(compute, call.args[0], primfunc_name_hint="or_pool2d")
+    return builder.call_te(compute, pool.bits, primfunc_name_hint="or_pool2d")

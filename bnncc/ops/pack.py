@@ -7,24 +7,46 @@ NaN is below every threshold.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from bnncc.ops import arguments, bitpack
+from bnncc.ops.expressions import View
 
 if TYPE_CHECKING:
-    from tvm import relax
+    import tvm
+    from tvm import relax, te
+
+    from bnncc.ops.arguments import Integer, Tensor
 
 RELAX = "relax.bnncc.pack"
 
 
-class Parameters(NamedTuple):
-    """The numbers of one call."""
+@dataclass(frozen=True, eq=False)
+class Packing(View):
+    """What the operators that pack have in common: the values that are compared, and how their bits lie."""
 
+    values: relax.Expr
     groups: int
     word_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Pack(Packing):
+    """One call."""
+
+    OPERATOR: ClassVar[str] = "bnncc.pack"
+
+    threshold: relax.Expr
+
+    @classmethod
+    def of(cls, call: relax.Call) -> Self:
+        x, threshold, groups, word_bytes = call.args
+        return cls(call, x, int(groups), int(word_bytes), threshold)
 
 
 def meaning(
@@ -46,55 +68,59 @@ def unpack_groups(packed: npt.NDArray[np.uint8], channels: int, *, groups: int) 
     return bitpack.unpack(grouped, channels // groups).reshape(*packed.shape[:-1], channels)
 
 
-def call(x: Any, threshold: Any = 0.0, groups: Any = 1, word_bytes: Any = 1, span: Any = None) -> relax.Call:
+def call(
+    x: relax.Expr,
+    threshold: Tensor = 0.0,
+    groups: Integer = 1,
+    word_bytes: Integer = 1,
+    span: tvm.ir.Span | None = None,
+) -> relax.Call:
     """The Relax call; numbers may be Python's or Relax's."""
     operands = [x, arguments.constant(threshold, "float32"), arguments.integer(groups), arguments.integer(word_bytes)]
     return arguments.make(RELAX, operands, span)
 
 
-def parameters(call: relax.Call) -> Parameters:
-    """What `call` was given beside its tensors."""
-    return Parameters(groups=int(call.args[2]), word_bytes=int(call.args[3]))
-
-
-def infer(call: relax.Call, context: Any) -> Any:
+def infer(call: relax.Call, context: relax.BlockBuilder) -> relax.TensorType:
     """FInferType."""
-    x = arguments.static_shape(RELAX, "x", call.args[0], 4, "float32")
-    threshold = arguments.static_shape(RELAX, "threshold", call.args[1], None, "float32")
-    groups, word_bytes = parameters(call)
+    pack = Pack.of(call)
+    x = arguments.static_shape(RELAX, "x", pack.values, 4, "float32")
+    threshold = arguments.static_shape(RELAX, "threshold", pack.threshold, None, "float32")
     arguments.require(threshold in ((), (x[3],)), RELAX, f"threshold has shape {threshold}, allowed: () or ({x[3]},)")
-    check_packing(RELAX, x[3], groups, word_bytes)
-    return arguments.tensor_type((*x[:3], groups * bitpack.packed_bytes(x[3] // groups, word_bytes)), "uint8")
+    return packed_type(RELAX, x, pack)
 
 
-def check_packing(name: str, channels: int, groups: int, word_bytes: int) -> None:
-    """ValueError unless the channels divide into the groups and the word is a size there is."""
+def packed_type(name: str, values: tuple[int, ...], packing: Packing) -> relax.TensorType:
+    """The type of packed values [N, H, W, C]. ValueError unless the channels divide into the groups and the word is a
+    size there is."""
+    channels, groups, word_bytes = values[3], packing.groups, packing.word_bytes
     arguments.require(groups >= 1 and channels % groups == 0, name, f"{channels} channels in {groups} groups")
     arguments.require(word_bytes in (1, 2, 4, 8), name, f"word_bytes is {word_bytes}, allowed: 1, 2, 4, 8")
+    size = groups * bitpack.packed_bytes(channels // groups, word_bytes)
+    return arguments.tensor_type((*values[:3], size), "uint8")
 
 
-def lower(builder: Any, call: relax.Call) -> relax.Expr:
+def lower(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     """FLegalize."""
-    groups, word_bytes = parameters(call)
+    pack = Pack.of(call)
 
-    def compute(x: Any, threshold: Any) -> Any:
-        def bit(n: Any, y: Any, w: Any, c: Any) -> Any:
+    def compute(x: te.Tensor, threshold: te.Tensor) -> te.Tensor:
+        def bit(n: relax.Expr, y: relax.Expr, w: relax.Expr, c: relax.Expr) -> relax.Expr:
             return x[n, y, w, c] >= (threshold[c] if len(threshold.shape) else threshold[()])
 
-        return compute_packed(x.shape, groups, word_bytes, bit)
+        return compute_packed(x, pack, bit)
 
-    return builder.call_te(compute, call.args[0], call.args[1], primfunc_name_hint="pack")
+    return builder.call_te(compute, pack.values, pack.threshold, primfunc_name_hint="pack")
 
 
-def compute_packed(extents: Any, groups: int, word_bytes: int, bit: Any) -> Any:
+def compute_packed(values: te.Tensor, packing: Packing, bit: Callable[..., relax.Expr]) -> te.Tensor:
     """te.compute of uint8 [N, H, W, B] from `bit(n, y, x, channel)`, which is only asked for real channels."""
     from tvm import te, tirx
 
-    batch, height, width, channels = (int(e) for e in extents)
-    per_group = channels // groups
-    group_bytes = bitpack.packed_bytes(per_group, word_bytes)
+    batch, height, width, channels = (int(e) for e in values.shape)
+    per_group = channels // packing.groups
+    group_bytes = bitpack.packed_bytes(per_group, packing.word_bytes)
 
-    def byte(n: Any, y: Any, x: Any, b: Any) -> Any:
+    def byte(n: tirx.Var, y: tirx.Var, x: tirx.Var, b: tirx.Var) -> relax.Expr:
         total = tirx.const(0, "uint8")
         for position in range(8):
             channel = b % group_bytes * 8 + position
@@ -103,5 +129,5 @@ def compute_packed(extents: Any, groups: int, word_bytes: int, bit: Any) -> Any:
             total = total | tirx.if_then_else(is_one, tirx.const(1 << position, "uint8"), tirx.const(0, "uint8"))
         return total
 
-    sizes = [tirx.IntImm("int64", e) for e in (batch, height, width, groups * group_bytes)]
+    sizes = [tirx.IntImm("int64", e) for e in (batch, height, width, packing.groups * group_bytes)]
     return te.compute(sizes, byte, name="packed")

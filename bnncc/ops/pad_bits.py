@@ -6,27 +6,41 @@ right) pixels; every real channel of a border pixel holds `pad_bit`, the tail bi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from bnncc.ops import arguments, bitpack
+from bnncc.ops.expressions import View, pads
 from bnncc.ops.window import Pads
 
 if TYPE_CHECKING:
-    from tvm import relax
+    import tvm
+    from tvm import relax, te
+
+    from bnncc.ops.arguments import Integer, Shape
 
 RELAX = "relax.bnncc.pad_bits"
 
 
-class Parameters(NamedTuple):
-    """The numbers of one call."""
+@dataclass(frozen=True, eq=False)
+class PadBits(View):
+    """One call; `channels` are those of all groups together."""
 
+    OPERATOR: ClassVar[str] = "bnncc.pad_bits"
+
+    bits: relax.Expr
     pads: Pads
     pad_bit: int
     channels: int
     groups: int
+
+    @classmethod
+    def of(cls, call: relax.Call) -> Self:
+        bits, border, pad_bit, channels, groups = call.args
+        return cls(call, bits, pads(border), int(pad_bit), int(channels), int(groups))
 
 
 def border_pixel(pixel_bytes: int, *, pad_bit: int, channels: int, groups: int) -> npt.NDArray[np.uint8]:
@@ -46,25 +60,27 @@ def meaning(
     return padded
 
 
-def call(b: Any, pads: Any, pad_bit: Any, channels: Any, groups: Any = 1, span: Any = None) -> relax.Call:
+def call(
+    b: relax.Expr,
+    pads: Shape,
+    pad_bit: Integer,
+    channels: Integer,
+    groups: Integer = 1,
+    span: tvm.ir.Span | None = None,
+) -> relax.Call:
     """The Relax call; numbers may be Python's or Relax's."""
     numbers = [arguments.integer(value) for value in (pad_bit, channels, groups)]
     return arguments.make(RELAX, [b, arguments.shape(pads), *numbers], span)
 
 
-def parameters(call: relax.Call) -> Parameters:
-    """What `call` was given beside its tensors."""
-    top, left, bottom, right = arguments.ints(call.args[1])
-    return Parameters((top, left, bottom, right), int(call.args[2]), int(call.args[3]), int(call.args[4]))
-
-
-def infer(call: relax.Call, context: Any) -> Any:
+def infer(call: relax.Call, context: relax.BlockBuilder) -> relax.TensorType:
     """FInferType."""
-    n, height, width, size = arguments.static_shape(RELAX, "b", call.args[0], 4, "uint8")
-    (top, left, bottom, right), pad_bit, channels, groups = parameters(call)
+    padding = PadBits.of(call)
+    (top, left, bottom, right), pad_bit = padding.pads, padding.pad_bit
+    n, height, width, size = arguments.static_shape(RELAX, "b", padding.bits, 4, "uint8")
     arguments.require(min(top, left, bottom, right) >= 0, RELAX, "negative pads; crop with a slice instead")
     arguments.require(pad_bit in (0, 1), RELAX, f"pad_bit is {pad_bit}, allowed: 0, 1")
-    check_bytes(RELAX, size, channels, groups)
+    check_bytes(RELAX, size, padding.channels, padding.groups)
     return arguments.tensor_type((n, top + height + bottom, left + width + right, size), "uint8")
 
 
@@ -76,27 +92,28 @@ def check_bytes(name: str, size: int, channels: int, groups: int) -> None:
     arguments.require(size // groups >= needed, name, f"{size // groups} bytes a group, needed: {needed}")
 
 
-def lower(builder: Any, call: relax.Call) -> relax.Expr:
+def lower(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     """FLegalize."""
     from tvm import te, tirx
 
-    (top, left, bottom, right), pad_bit, channels, groups = parameters(call)
+    padding = PadBits.of(call)
+    top, left, bottom, right = padding.pads
 
-    def compute(b: Any) -> Any:
+    def compute(b: te.Tensor) -> te.Tensor:
         n, height, width, size = (int(e) for e in b.shape)
-        border = border_pixel(size, pad_bit=pad_bit, channels=channels, groups=groups)
+        border = border_pixel(size, pad_bit=padding.pad_bit, channels=padding.channels, groups=padding.groups)
 
-        def border_byte(index: Any) -> Any:
+        def border_byte(index: tirx.Var) -> relax.Expr:
             value = tirx.const(0, "uint8")
             for byte in range(size):
                 value = tirx.Select(index == byte, tirx.const(int(border[byte]), "uint8"), value)
             return value
 
-        def pixel(i: Any, y: Any, x: Any, k: Any) -> Any:
+        def pixel(i: tirx.Var, y: tirx.Var, x: tirx.Var, k: tirx.Var) -> relax.Expr:
             inside = tirx.all(y >= top, y < top + height, x >= left, x < left + width)
             return tirx.if_then_else(inside, b[i, y - top, x - left, k], border_byte(k))
 
         sizes = [tirx.IntImm("int64", e) for e in (n, top + height + bottom, left + width + right, size)]
         return te.compute(sizes, pixel, name="padded")
 
-    return builder.call_te(compute, call.args[0], primfunc_name_hint="pad_bits")
+    return builder.call_te(compute, padding.bits, primfunc_name_hint="pad_bits")

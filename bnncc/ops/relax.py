@@ -7,8 +7,9 @@ witness of every pass and kernel). Importing those files does not import TVM; `r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
 from bnncc.ops import (
     binarize,
@@ -17,13 +18,35 @@ from bnncc.ops import (
     or_pool2d,
     pack,
     pad_bits,
+    prelu,
     quantize,
     threshold,
     xnor_conv2d,
 )
 from bnncc.runtime.errors import ModelError
 
-OPS: tuple[Any, ...] = (
+if TYPE_CHECKING:
+    from tvm import relax
+
+
+class Operator(Protocol):
+    """What a file of an operator defines."""
+
+    RELAX: str
+
+    @property
+    def call(self) -> Callable[..., relax.Call]:
+        """Builds a call."""
+
+    def infer(self, call: relax.Call, context: relax.BlockBuilder) -> relax.TensorType:
+        """The type of a call."""
+
+    def lower(self, builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+        """The call as te.compute."""
+
+
+_ABOVE_TVM = 11  # what TVM registers itself has level 10
+OPS: tuple[Operator, ...] = (
     binarize,
     binary_conv2d,
     pack,
@@ -37,7 +60,8 @@ OPS: tuple[Any, ...] = (
 
 
 def register() -> None:
-    """Register every operator with TVM, and make `R.bnncc.<name>` parse. Calling it again does nothing."""
+    """Register every operator with TVM, make `R.bnncc.<name>` parse, and give PReLU the source model's meaning.
+    Calling it again does nothing."""
     import tvm
     import tvm.relax.script.parser
     import tvm.script
@@ -46,6 +70,9 @@ def register() -> None:
     # An error of ours that is raised inside a pass comes out of TVM as what it was.
     tvm_ffi.register_error(ModelError)
     known = set(tvm.ir.Op.list_op_names())
+    if OPS[0].RELAX not in known:
+        for name, lower in (("relax.nn.prelu", prelu.lower_prelu), ("relax.nn.leakyrelu", prelu.lower_leakyrelu)):
+            tvm.ir.register_op_attr(name, "FLegalize", lower, level=_ABOVE_TVM)
     for op in OPS:
         if op.RELAX in known:
             continue

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import tvm
+    from tvm import relax
 
 
-def named(name: str) -> Any:
+def named(name: str) -> tvm.ir.Span:
     """A span that carries a name and no position."""
     import tvm
 
     return tvm.ir.Span(tvm.ir.SourceName(name), 0, 0, 0, 0)
 
 
-def marked(call: Any, span: Any) -> Any:
+def marked(call: relax.Call, span: tvm.ir.Span | None) -> relax.Call:
     """The same call with that span."""
     from tvm import relax
 
     return relax.Call(call.op, call.args, call.attrs, call.ty_args, span)
 
 
-def name_of(expression: Any) -> str:
+def name_of(expression: relax.Expr) -> str:
     """The name that `expression` carries, "" for none."""
     span = getattr(expression, "span", None)
     return str(span.source_name.name) if span is not None else ""

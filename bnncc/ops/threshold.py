@@ -6,18 +6,37 @@ int32 [C]; lo > hi means never. The result is packed as `pack` packs: uint8 [N, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from bnncc.ops import arguments, bitpack
-from bnncc.ops.pack import Parameters, check_packing, compute_packed, pack_groups
+from bnncc.ops import arguments
+from bnncc.ops.pack import Packing, compute_packed, pack_groups, packed_type
 
 if TYPE_CHECKING:
-    from tvm import relax
+    import tvm
+    from tvm import relax, te
+
+    from bnncc.ops.arguments import Integer, Tensor
 
 RELAX = "relax.bnncc.threshold"
+
+
+@dataclass(frozen=True, eq=False)
+class Threshold(Packing):
+    """One call; `values` are the accumulators."""
+
+    OPERATOR: ClassVar[str] = "bnncc.threshold"
+
+    lo: relax.Expr
+    hi: relax.Expr
+
+    @classmethod
+    def of(cls, call: relax.Call) -> Self:
+        accumulator, lo, hi, groups, word_bytes = call.args
+        return cls(call, accumulator, int(groups), int(word_bytes), lo, hi)
 
 
 def meaning(
@@ -32,40 +51,40 @@ def meaning(
     return pack_groups((lo <= accumulator) & (accumulator <= hi), groups=groups, word_bytes=word_bytes)
 
 
-def call(accumulator: Any, lo: Any, hi: Any, groups: Any = 1, word_bytes: Any = 1, span: Any = None) -> relax.Call:
+def call(
+    accumulator: relax.Expr,
+    lo: Tensor,
+    hi: Tensor,
+    groups: Integer = 1,
+    word_bytes: Integer = 1,
+    span: tvm.ir.Span | None = None,
+) -> relax.Call:
     """The Relax call; numbers and arrays may be Python's or Relax's."""
     bounds = [arguments.constant(bound, "int32") for bound in (lo, hi)]
     return arguments.make(RELAX, [accumulator, *bounds, arguments.integer(groups), arguments.integer(word_bytes)], span)
 
 
-def parameters(call: relax.Call) -> Parameters:
-    """What `call` was given beside its tensors."""
-    return Parameters(groups=int(call.args[3]), word_bytes=int(call.args[4]))
-
-
-def infer(call: relax.Call, context: Any) -> Any:
+def infer(call: relax.Call, context: relax.BlockBuilder) -> relax.TensorType:
     """FInferType."""
-    shape = arguments.static_shape(RELAX, "accumulator", call.args[0], 4, "int32")
-    for name, bound in (("lo", call.args[1]), ("hi", call.args[2])):
+    threshold = Threshold.of(call)
+    shape = arguments.static_shape(RELAX, "accumulator", threshold.values, 4, "int32")
+    for name, bound in (("lo", threshold.lo), ("hi", threshold.hi)):
         found = arguments.static_shape(RELAX, name, bound, 1, "int32")
         arguments.require(found == (shape[3],), RELAX, f"{name} has shape {found}, needed: ({shape[3]},)")
-    groups, word_bytes = parameters(call)
-    check_packing(RELAX, shape[3], groups, word_bytes)
-    size = groups * bitpack.packed_bytes(shape[3] // groups, word_bytes)
-    return arguments.tensor_type((*shape[:3], size), "uint8")
+    return packed_type(RELAX, shape, threshold)
 
 
-def lower(builder: Any, call: relax.Call) -> relax.Expr:
+def lower(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     """FLegalize."""
     from tvm import tirx
 
-    groups, word_bytes = parameters(call)
+    threshold = Threshold.of(call)
 
-    def compute(accumulator: Any, lo: Any, hi: Any) -> Any:
-        def bit(n: Any, y: Any, x: Any, c: Any) -> Any:
+    def compute(accumulator: te.Tensor, lo: te.Tensor, hi: te.Tensor) -> te.Tensor:
+        def bit(n: relax.Expr, y: relax.Expr, x: relax.Expr, c: relax.Expr) -> relax.Expr:
             value = accumulator[n, y, x, c]
             return tirx.all(lo[c] <= value, value <= hi[c])
 
-        return compute_packed(accumulator.shape, groups, word_bytes, bit)
+        return compute_packed(accumulator, threshold, bit)
 
-    return builder.call_te(compute, *call.args[:3], primfunc_name_hint="threshold")
+    return builder.call_te(compute, threshold.values, threshold.lo, threshold.hi, primfunc_name_hint="threshold")

@@ -1,37 +1,58 @@
 """XnorConv2d: binary convolution of packed bits as xor and popcount, an int32 accumulator for every output.
 
-Relax: `R.bnncc.xnor_conv2d(b, w, offset, row_class, col_class, step, kernel, strides, dilations, groups)`.
+Relax: `R.bnncc.xnor_conv2d(b, w, offset, row_class, col_class, bit_weight, kernel, ...)`, then strides,
+dilations and groups.
 
-    accumulator[n, y, x, o] = offset[row_class[y], col_class[x], o] - step * sum over the window of popcount(b ^ w)
+    accumulator[n, y, x, o] = offset[row_class[y], col_class[x], o]
+                              - bit_weight * sum over the window of popcount(b ^ w)
 
 b is uint8 [N, H, W, B], already padded; w uint8 [O, T, B / groups], T the taps row-major; offset int32 [R, C, O];
-row_class int32 [OH] below R and col_class int32 [OW] below C. step is 2 for +-1 activations (dot = N0 - 2 * popcount)
-and 1 for {0, 1} activations (dot = (N0 + sum of w) / 2 - popcount). The classes say which taps of an output pixel read
-the border, for borders whose value no bit can hold.
+row_class int32 [OH] below R and col_class int32 [OW] below C. bit_weight is what one differing bit takes from the
+dot product: 2 for +-1 activations (dot = N0 - 2 * popcount), 1 for {0, 1} activations (dot = (N0 + sum of w) / 2 -
+popcount). The classes say which taps of an output pixel read the border, for borders whose value no bit can hold.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from bnncc.ops import arguments
+from bnncc.ops.expressions import View, pair
 from bnncc.ops.window import Pair, Window
 
 if TYPE_CHECKING:
-    from tvm import relax
+    import tvm
+    from tvm import relax, te
+
+    from bnncc.ops.arguments import Integer, Shape, Tensor
 
 RELAX = "relax.bnncc.xnor_conv2d"
 
 
-class Parameters(NamedTuple):
-    """The numbers of one call. The window has no pads: the bits are padded before."""
+@dataclass(frozen=True, eq=False)
+class XnorConv2d(View):
+    """One call. The window has no pads: the bits are padded before."""
 
-    step: int
+    OPERATOR: ClassVar[str] = "bnncc.xnor_conv2d"
+
+    bits: relax.Expr
+    weights: relax.Expr
+    offset: relax.Expr
+    row_class: relax.Expr
+    col_class: relax.Expr
+    bit_weight: int
     window: Window
     groups: int
+
+    @classmethod
+    def of(cls, call: relax.Call) -> Self:
+        bits, weights, offset, row_class, col_class, bit_weight, kernel, strides, dilations, groups = call.args
+        window = Window(kernel=pair(kernel), strides=pair(strides), dilations=pair(dilations))
+        return cls(call, bits, weights, offset, row_class, col_class, int(bit_weight), window, int(groups))
 
 
 def meaning(
@@ -41,7 +62,7 @@ def meaning(
     row_class: npt.NDArray[np.int32],
     col_class: npt.NDArray[np.int32],
     *,
-    step: int,
+    bit_weight: int,
     kernel: Pair,
     strides: Pair = (1, 1),
     dilations: Pair = (1, 1),
@@ -55,7 +76,7 @@ def meaning(
         grouped = pixels.reshape(*pixels.shape[:3], groups, 1, size)
         weights = w[:, tap].reshape(groups, outputs // groups, size)
         differing += popcount(grouped.astype(np.uint8) ^ weights).reshape(differing.shape)
-    return offset[row_class[:, None], col_class[None, :]] - np.int32(step) * differing
+    return offset[row_class[:, None], col_class[None, :]] - np.int32(bit_weight) * differing
 
 
 def popcount(words: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
@@ -65,60 +86,53 @@ def popcount(words: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
 
 
 def call(
-    b: Any,
-    w: Any,
-    offset: Any,
-    row_class: Any,
-    col_class: Any,
-    step: Any,
-    kernel: Any,
-    strides: Any = (1, 1),
-    dilations: Any = (1, 1),
-    groups: Any = 1,
-    span: Any = None,
+    b: relax.Expr,
+    w: Tensor,
+    offset: Tensor,
+    row_class: Tensor,
+    col_class: Tensor,
+    bit_weight: Integer,
+    kernel: Shape,
+    strides: Shape = (1, 1),
+    dilations: Shape = (1, 1),
+    groups: Integer = 1,
+    span: tvm.ir.Span | None = None,
 ) -> relax.Call:
     """The Relax call; numbers, tuples and arrays may be Python's or Relax's."""
     tensors = [b, arguments.constant(w, "uint8")]
     tensors += [arguments.constant(table, "int32") for table in (offset, row_class, col_class)]
     tuples = [arguments.shape(value) for value in (kernel, strides, dilations)]
-    return arguments.make(RELAX, [*tensors, arguments.integer(step), *tuples, arguments.integer(groups)], span)
+    return arguments.make(RELAX, [*tensors, arguments.integer(bit_weight), *tuples, arguments.integer(groups)], span)
 
 
-def parameters(call: relax.Call) -> Parameters:
-    """What `call` was given beside its tensors."""
-    kernel, strides, dilations = (arguments.ints(argument) for argument in call.args[6:9])
-    window = Window(
-        kernel=(kernel[0], kernel[1]), strides=(strides[0], strides[1]), dilations=(dilations[0], dilations[1])
-    )
-    return Parameters(step=int(call.args[5]), window=window, groups=int(call.args[9]))
-
-
-def infer(call: relax.Call, context: Any) -> Any:
+def infer(call: relax.Call, context: relax.BlockBuilder) -> relax.TensorType:
     """FInferType."""
-    n, height, width, size = arguments.static_shape(RELAX, "b", call.args[0], 4, "uint8")
-    outputs, taps, group_size = arguments.static_shape(RELAX, "w", call.args[1], 3, "uint8")
-    step, window, groups = parameters(call)
+    conv = XnorConv2d.of(call)
+    bit_weight, window, groups = conv.bit_weight, conv.window, conv.groups
+    n, height, width, size = arguments.static_shape(RELAX, "b", conv.bits, 4, "uint8")
+    outputs, taps, group_size = arguments.static_shape(RELAX, "w", conv.weights, 3, "uint8")
     rows, columns = window.output(height, width)
-    arguments.require(step in (1, 2), RELAX, f"step is {step}, allowed: 1, 2")
+    arguments.require(bit_weight in (1, 2), RELAX, f"bit_weight is {bit_weight}, allowed: 1, 2")
     needed = window.kernel[0] * window.kernel[1]
     arguments.require(taps == needed, RELAX, f"w has {taps} taps, the kernel {window.kernel} needs {needed}")
     whole = groups >= 1 and size == groups * group_size and outputs % groups == 0
     arguments.require(whole, RELAX, f"b has {size} bytes, w {outputs} x {group_size} bytes, in {groups} groups")
-    offset = arguments.static_shape(RELAX, "offset", call.args[2], 3, "int32")
+    offset = arguments.static_shape(RELAX, "offset", conv.offset, 3, "int32")
     arguments.require(offset[2] == outputs, RELAX, f"offset has {offset[2]} channels, needed: {outputs}")
-    for name, argument, extent in (("row_class", call.args[3], rows), ("col_class", call.args[4], columns)):
+    for name, argument, extent in (("row_class", conv.row_class, rows), ("col_class", conv.col_class, columns)):
         found = arguments.static_shape(RELAX, name, argument, 1, "int32")
         arguments.require(found == (extent,), RELAX, f"{name} has shape {found}, needed: ({extent},)")
     return arguments.tensor_type((n, rows, columns, outputs), "int32")
 
 
-def lower(builder: Any, call: relax.Call) -> relax.Expr:
+def lower(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     """FLegalize."""
     from tvm import te, tirx
 
-    step, window, groups = parameters(call)
+    conv = XnorConv2d.of(call)
+    window, groups = conv.window, conv.groups
 
-    def compute(b: Any, w: Any, offset: Any, row_class: Any, col_class: Any) -> Any:
+    def compute(b: te.Tensor, w: te.Tensor, offset: te.Tensor, row_class: te.Tensor, col_class: te.Tensor) -> te.Tensor:
         n, height, width, _ = (int(e) for e in b.shape)
         outputs, taps, size = (int(e) for e in w.shape)
         (step_y, step_x), (dilate_y, dilate_x) = window.strides, window.dilations
@@ -126,7 +140,7 @@ def lower(builder: Any, call: relax.Call) -> relax.Expr:
         tap = te.reduce_axis((0, tirx.IntImm("int64", taps)), name="tap")
         byte = te.reduce_axis((0, tirx.IntImm("int64", size)), name="byte")
 
-        def count(i: Any, y: Any, x: Any, o: Any) -> Any:
+        def count(i: tirx.Var, y: tirx.Var, x: tirx.Var, o: tirx.Var) -> relax.Expr:
             row = y * step_y + tap // window.kernel[1] * dilate_y
             column = x * step_x + tap % window.kernel[1] * dilate_x
             bits = b[i, row, column, o // (outputs // groups) * size + byte]
@@ -136,7 +150,7 @@ def lower(builder: Any, call: relax.Call) -> relax.Expr:
         differing = te.compute(sizes, count, name="differing")
         return te.compute(
             sizes,
-            lambda i, y, x, o: offset[row_class[y], col_class[x], o] - step * differing[i, y, x, o],
+            lambda i, y, x, o: offset[row_class[y], col_class[x], o] - conv.bit_weight * differing[i, y, x, o],
             name="accumulator",
         )
 

@@ -73,7 +73,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class PassRecord:
-    """What one pass of the pipeline did: how long, how many rewrites, and each reason it left something alone."""
+    """What one pass of the pipeline did: how long, how many rewrites, and what it refused and why."""
 
     name: str
     seconds: float

@@ -1,9 +1,41 @@
-"""What this CPU is and can do, read from /proc/cpuinfo (Linux)."""
+"""What this CPU is and can do, read from /proc/cpuinfo (Linux), and which code runs on which."""
 
 import functools
 import platform
 import struct
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+
+# Processors as LLVM's triples spell them, where `machine` has another name for them.
+_MACHINES = {"armv7a": "armv7l", "armv7": "armv7l", "arm": "armv7l"}
+
+
+@dataclass(frozen=True)
+class Host:
+    """A machine that code may run on. machine: as `machine` names it. features: as /proc/cpuinfo spells them. system:
+    Python's `sys.platform`."""
+
+    machine: str
+    features: frozenset[str]
+    system: str = "linux"
+
+    def why_not(self, triple: str, features: Iterable[str]) -> str:
+        """Why code for `triple` that uses CPU `features` does not run here, behind "it "; "" if it does."""
+        wanted = triple.partition("-")[0]
+        if self.system != "linux" or "linux" not in triple:
+            return f"is made for {triple} and this is {self.machine} {self.system}"
+        if _MACHINES.get(wanted, wanted) != self.machine:
+            return f"is made for {wanted} and this machine is {self.machine}"
+        if missing := sorted(set(features) - self.features):
+            return f"needs CPU features this machine lacks: {' '.join(missing)}"
+        return ""
+
+
+def host() -> Host:
+    """The machine of this process."""
+    return Host(machine(), features(), sys.platform)
 
 
 def machine() -> str:

@@ -1,37 +1,22 @@
-"""Run an artifact on this machine: numpy in, numpy out. Needs numpy and the standard library alone.
-
-The library inside an artifact exports these functions and needs none but, for some networks, libm's. Tensors are
-C-contiguous and in the manifest's order, the arena is 64-byte aligned, and 0 is returned.
-
-    int32 bnncc_run(inputs..., outputs..., arena)               the whole network on the calling thread
-    int32 bnncc_step(int32 layer, inputs..., outputs..., arena) one layer, on what the arena holds
-    int32 bnncc_run_threads(int32 threads, void* const* table)  the whole network on several threads; table: the
-        functions GOMP_parallel, omp_get_thread_num and sched_yield, then inputs..., outputs..., arena
-    int32 bnncc_peak(int32 kind, int64 iterations, int64* done) see `Model.peak`
-"""
+"""Run an artifact in this process: numpy in, numpy out. Needs numpy and the standard library alone."""
 
 import _ctypes
 import ctypes
 import functools
 import os
-import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from bnncc.runtime import cpu, openmp
+from bnncc.runtime import abi, cpu, openmp, timing
+from bnncc.runtime.array import Array
 from bnncc.runtime.artifact import Artifact, Manifest, Tensor
 from bnncc.runtime.errors import ArtifactError, InputError, OptionError
 
-Array = npt.NDArray[Any]
-
-ARENA_ALIGNMENT = 64
-SYMBOLS = ("bnncc_run", "bnncc_run_threads", "bnncc_step", "bnncc_peak")
-PEAK_KINDS = {"binary": 0, "float32": 1, "int8": 2}
+_KINDS = {kind.label: kind for kind in abi.PeakKind}
 
 
 def load(source: str | os.PathLike[str] | Artifact, threads: int = 1) -> "Model":
@@ -67,27 +52,17 @@ class Model:
         self._team = openmp.team(threads)
         check_cpu(artifact.manifest, where)
         self.manifest = artifact.manifest
-        self._library = _open(artifact.library, where)
+        tensors = len(self.manifest.inputs) + len(self.manifest.outputs)
+        self._library, self._functions = _open(artifact.library, tensors, where)
         self._lock = threading.Lock()
-        memory = np.zeros(artifact.manifest.arena_bytes + ARENA_ALIGNMENT, np.uint8)
-        start = -memory.ctypes.data % ARENA_ALIGNMENT
+        memory = np.zeros(artifact.manifest.arena_bytes + abi.ALIGNMENT, np.uint8)
+        start = -memory.ctypes.data % abi.ALIGNMENT
         self._arena = memory[start : start + artifact.manifest.arena_bytes]
         self._arena_pointer = memory.ctypes.data + start
-        pointers = [ctypes.c_void_p] * (len(self.manifest.inputs) + len(self.manifest.outputs) + 1)
-        self._run = self._library.bnncc_run
-        self._run.argtypes, self._run.restype = pointers, ctypes.c_int32
-        self._run_threads = self._library.bnncc_run_threads
-        self._run_threads.argtypes = [ctypes.c_int32, ctypes.c_void_p]
-        self._run_threads.restype = ctypes.c_int32
-        self._step = self._library.bnncc_step
-        self._step.argtypes, self._step.restype = [ctypes.c_int32, *pointers], ctypes.c_int32
-        self._peak = self._library.bnncc_peak
-        self._peak.argtypes = [ctypes.c_int32, ctypes.c_int64, ctypes.POINTER(ctypes.c_int64)]
-        self._peak.restype = ctypes.c_int32
         self._inputs = [(tensor, tensor.shape, np.dtype(tensor.dtype)) for tensor in self.manifest.inputs]
         self._outputs = [(tensor.shape, np.dtype(tensor.dtype)) for tensor in self.manifest.outputs]
 
-    def __call__(self, *inputs: Array | Mapping[str, Array]) -> Any:
+    def __call__(self, *inputs: Array | Mapping[str, Array]) -> Array | dict[str, Array]:
         """Run the network on arrays in the order of `manifest.inputs`, or on one dict by tensor name.
 
         Shapes and dtypes must be the manifest's; an array that is not C-contiguous is copied. NaN is a value like any
@@ -96,17 +71,28 @@ class Model:
         Raises:
             InputError: a wrong name, number, shape or dtype.
         """
+        outputs = self._compute(inputs)
+        return outputs[0] if len(outputs) == 1 else self._named(outputs)
+
+    def run(self, *inputs: Array | Mapping[str, Array]) -> dict[str, Array]:
+        """As calling the model, and a dict by name whatever the number of outputs."""
+        return self._named(self._compute(inputs))
+
+    def _compute(self, inputs: tuple[Array | Mapping[str, Array], ...]) -> list[Array]:
         arrays = self._checked(inputs)
         outputs = [np.empty(shape, dtype) for shape, dtype in self._outputs]
-        pointers = [array.ctypes.data for array in (*arrays, *outputs)]
+        pointers = abi.arguments(
+            [array.ctypes.data for array in arrays], [array.ctypes.data for array in outputs], self._arena_pointer
+        )
         with self._lock:
             if self._team is None:
-                status = self._run(*pointers, self._arena_pointer)
+                status = self._functions.run(*pointers)
             else:
-                status = self._run_threads(self._team.threads, self._team.table(*pointers, self._arena_pointer))
+                status = self._functions.run_threads(self._team.threads, self._team.table(*pointers))
         _check_status(status)
-        if len(outputs) == 1:
-            return outputs[0]
+        return outputs
+
+    def _named(self, outputs: list[Array]) -> dict[str, Array]:
         return {tensor.name: output for tensor, output in zip(self.manifest.outputs, outputs, strict=True)}
 
     @property
@@ -114,19 +100,44 @@ class Model:
         """How many threads share one inference."""
         return self._team.threads.value if self._team else 1
 
+    @property
+    def peaks(self) -> tuple[str, ...]:
+        """Kinds of arithmetic that `time_peak` knows; none if the artifact was compiled without `peaks`."""
+        return tuple(_KINDS) if self._functions.peak else ()
+
+    def machine(self) -> dict[str, object]:
+        """This machine and its state now; see `bnncc.runtime.machine.describe`."""
+        from bnncc.runtime import machine
+
+        return machine.describe()
+
     def bind(self, *inputs: Array | Mapping[str, Array]) -> "Binding":
         """The network bound to these inputs and to outputs of its own, for calling many times without overhead."""
         return Binding(self, self._checked(inputs))
 
-    def peak(self, kind: str, iterations: int) -> int:
+    def time_peak(self, kind: str, iterations: int) -> tuple[int, int]:
         """Keep the CPU's arithmetic busy with nothing else: what this machine can do at best, in the library's own
         instructions. `kind` is "binary" (xor, popcount, add), "float32" (fused multiply-add) or "int8" (dot products
-        of bytes). Returns MACs done."""
-        if kind not in PEAK_KINDS:
-            raise OptionError(f"peak kind {kind!r}: allowed are {', '.join(PEAK_KINDS)}")
+        of bytes).
+
+        Returns:
+            multiply-accumulates made, and the nanoseconds they took.
+
+        Raises:
+            OptionError: no such kind, or an artifact that was compiled without.
+        """
+        if self._functions.peak is None:
+            raise OptionError(
+                f"artifact {self.manifest.name!r}: found no peak loops in it; compile the model with peaks (--peaks)"
+            )
+        if kind not in _KINDS:
+            raise OptionError(f"peak kind {kind!r}: allowed are {', '.join(_KINDS)}")
         done = ctypes.c_int64(0)
-        _check_status(self._peak(PEAK_KINDS[kind], iterations, ctypes.byref(done)))
-        return done.value
+        start = time.perf_counter_ns()
+        status = self._functions.peak(_KINDS[kind], iterations, ctypes.addressof(done))
+        taken = time.perf_counter_ns() - start
+        _check_status(status)
+        return done.value, taken
 
     def _checked(self, inputs: tuple[Array | Mapping[str, Array], ...]) -> list[Array]:
         if len(inputs) == 1 and isinstance(inputs[0], Mapping):
@@ -164,79 +175,83 @@ class Binding:
         self._model = model  # keeps the library and the arena alive
         self._inputs = inputs
         self.outputs = {tensor.name: np.empty(tensor.shape, tensor.dtype) for tensor in model.manifest.outputs}
-        arrays = (*inputs, *self.outputs.values())
-        self._pointers = [ctypes.c_void_p(p) for p in (*(a.ctypes.data for a in arrays), model._arena_pointer)]
-        self._call: Callable[[], int] = functools.partial(model._run, *self._pointers)
+        pointers = abi.arguments(
+            [array.ctypes.data for array in inputs],
+            [array.ctypes.data for array in self.outputs.values()],
+            model._arena_pointer,
+        )
+        self._pointers = [ctypes.c_void_p(pointer) for pointer in pointers]
+        self._call: Callable[[], int] = functools.partial(model._functions.run, *self._pointers)
         if model._team is not None:
-            table = model._team.table(*(pointer.value or 0 for pointer in self._pointers))
-            self._call = functools.partial(model._run_threads, model._team.threads, table)
+            table = model._team.table(*pointers)
+            self._call = functools.partial(model._functions.run_threads, model._team.threads, table)
 
     def run(self) -> None:
         """Run the whole network."""
         _check_status(self._call())
 
     def step(self, index: int) -> None:
-        """Run layer `index` alone, on whatever the arena holds; `run` once before."""
+        """Run layer `index` alone, on whatever the arena holds; `run` once before.
+
+        Raises:
+            OptionError: no such layer.
+        """
         if not 0 <= index < len(self._model.manifest.layers):
             raise OptionError(f"step {index}: allowed are 0 to {len(self._model.manifest.layers) - 1}")
-        _check_status(self._model._step(index, *self._pointers))
+        _check_status(self._model._functions.step(index, *self._pointers))
 
     def stepper(self, index: int) -> Callable[[], int]:
         """`step(index)` as a function without arguments and checks, for timing; past the last layer it runs nothing."""
-        return functools.partial(self._model._step, ctypes.c_int32(index), *self._pointers)
+        return functools.partial(self._model._functions.step, ctypes.c_int32(index), *self._pointers)
+
+    def time_runs(self, seconds: float) -> list[int]:
+        """Nanoseconds of each run until `seconds` are over, after one that is not counted; at least one."""
+        self.run()
+        return timing.in_a_row(self.run, seconds)
+
+    def time_steps(self, seconds: float) -> list[list[int]]:
+        """Sweeps over the layers until `seconds` are over, at least one: nanoseconds of each layer in order, and behind
+        them of a step that runs nothing. A sweep meets the caches as a run of the whole network does."""
+        return timing.sweeps([self.stepper(index) for index in range(len(self._model.manifest.layers) + 1)], seconds)
 
 
 def check_cpu(manifest: Manifest, where: str) -> None:
     """Refuse an artifact whose instructions this CPU does not have.
 
     Raises:
-        ArtifactError: another machine or missing features, with the targets that would work.
+        ArtifactError: another machine or missing features.
     """
-    here, wanted = cpu.machine(), manifest.triple.partition("-")[0]
-    if sys.platform != "linux" or "linux" not in manifest.triple:
-        found = f"is made for {manifest.triple} and this is {here} {sys.platform}"
-    elif {"armv7a": "armv7l", "armv7": "armv7l", "arm": "armv7l"}.get(wanted, wanted) != here:
-        found = f"is made for {wanted} and this machine is {here}"
-    elif missing := sorted(set(manifest.cpu_features) - cpu.features()):
-        found = f"needs CPU features this machine lacks: {' '.join(missing)}"
-    else:
-        return
-    from bnncc.targets import TARGETS
-
-    fitting = [t.name for t in TARGETS.values() if t.machine == here and cpu.features().issuperset(t.features)]
-    advice = f"compile the model with --target {fitting[0]}" if fitting else "no target of this bnncc runs here"
-    raise ArtifactError(f"{where}: target {manifest.target!r} {found}; {advice}")
+    if reason := cpu.host().why_not(manifest.triple, manifest.cpu_features):
+        raise ArtifactError(
+            f"{where}: target {manifest.target!r} {reason}; compile the model with a target that `bnncc targets` says "
+            "runs on this machine"
+        )
 
 
-def runs_here(manifest: Manifest) -> bool:
-    """Whether this machine has what an artifact needs."""
-    try:
-        check_cpu(manifest, "artifact")
-    except ArtifactError:
-        return False
-    return True
-
-
-def _open(library: bytes, where: str) -> ctypes.CDLL:
+def _open(library: bytes, tensors: int, where: str) -> tuple[ctypes.CDLL, abi.Functions]:
     """Load a shared library from memory: no file that others could change, nothing left behind."""
     descriptor = os.memfd_create("bnncc", os.MFD_CLOEXEC)
+    loaded = None
     try:
         with os.fdopen(descriptor, "wb", closefd=False) as file:
             file.write(library)
         loaded = ctypes.CDLL(f"/proc/self/fd/{descriptor}")
-        for symbol in SYMBOLS:
-            getattr(loaded, symbol)
+        functions = abi.declare(loaded, tensors)
     except (OSError, AttributeError) as error:
-        os.close(descriptor)
+        if loaded is None:
+            os.close(descriptor)
+        else:
+            _close(loaded._handle, descriptor)
         message = " ".join(str(error).split()).encode("ascii", "backslashreplace").decode()[:160]
         raise ArtifactError(f"{where}: the library cannot be loaded ({message}); compile the model again") from error
-    # dlopen knows a library by its path: were the descriptor closed, the next model would get the same number and be
-    # handed this library. So it stays open for as long as the library is loaded.
+    # The descriptor stays open for as long as the library is loaded, see `_close`.
     weakref.finalize(loaded, _close, loaded._handle, descriptor)
-    return loaded
+    return loaded, functions
 
 
 def _close(handle: int, descriptor: int) -> None:
+    """Unload a library. dlopen knows a library by its path: were only the descriptor closed, the next model would get
+    the same number and be handed this library."""
     _ctypes.dlclose(handle)
     os.close(descriptor)
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from bnncc.runtime import atomic
+from bnncc.runtime.array import Array
 from bnncc.runtime.artifact import Tensor
 from bnncc.runtime.errors import InputError
-from bnncc.runtime.model import Array
 
 # An array of this name may accompany the inputs; commands that need labels read it, the others pass over it.
 LABELS = "labels"

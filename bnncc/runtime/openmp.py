@@ -11,12 +11,11 @@ import warnings
 import weakref
 from dataclasses import dataclass
 
+from bnncc.runtime import abi
 from bnncc.runtime.errors import OptionError
 
 MOST_THREADS = 64
 _LIBRARY = "libgomp.so.1"
-# In the order that the compiled library takes them, see bnncc/codegen/threads.py.
-_FUNCTIONS = ("GOMP_parallel", "omp_get_thread_num")
 
 
 class ThreadsWarning(UserWarning):
@@ -66,11 +65,15 @@ def _functions() -> tuple[int, ...]:
     """Addresses of what `bnncc_run_threads` wants; nothing where libgomp is missing."""
     try:
         library = ctypes.CDLL(_LIBRARY)
-        functions = [*(getattr(library, name) for name in _FUNCTIONS), ctypes.CDLL(None).sched_yield]
+        found = {
+            abi.Team.GOMP_PARALLEL: library.GOMP_parallel,
+            abi.Team.OMP_GET_THREAD_NUM: library.omp_get_thread_num,
+            abi.Team.SCHED_YIELD: ctypes.CDLL(None).sched_yield,
+        }
     except (OSError, AttributeError):
         return ()
     os.register_at_fork(after_in_child=_after_fork)
-    return tuple(ctypes.cast(function, ctypes.c_void_p).value or 0 for function in functions)
+    return tuple(ctypes.cast(function, ctypes.c_void_p).value or 0 for _, function in sorted(found.items()))
 
 
 def _after_fork() -> None:

@@ -1,34 +1,37 @@
-"""For each operator that anchors a kernel: its extents, the order of its arguments, its constants as the kernel wants
-them, and what it costs."""
+"""For each operator that anchors a kernel: the kernel with its extents, and what it reads."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypedDict
 
-import numpy as np
-from tvm import relax, tirx
+from tvm import relax
 
-from bnncc.kernels import conv2d as conv2d_kernel
-from bnncc.kernels import conv2d_int8 as conv2d_int8_kernel
-from bnncc.kernels import dense as dense_kernel
-from bnncc.kernels import depthwise as depthwise_kernel
-from bnncc.kernels import elementwise as elementwise_kernel
-from bnncc.kernels import global_pool as global_pool_kernel
-from bnncc.kernels import or_pool2d as or_pool_kernel
-from bnncc.kernels import pack as pack_kernel
-from bnncc.kernels import pad_bits as pad_bits_kernel
-from bnncc.kernels import pool2d as pool2d_kernel
-from bnncc.kernels import quantize as quantize_kernel
-from bnncc.kernels import xnor_conv2d as xnor_kernel
-from bnncc.ops import conv2d_int8 as conv2d_int8_op
-from bnncc.ops import or_pool2d as or_pool_op
-from bnncc.ops import pad_bits as pad_bits_op
-from bnncc.ops import quantize as quantize_op
-from bnncc.ops import xnor_conv2d as xnor_op
+from bnncc.kernels.conv2d import Conv2d
+from bnncc.kernels.conv2d_int8 import Conv2dInt8
+from bnncc.kernels.dense import Dense
+from bnncc.kernels.depthwise import DepthwiseConv2d
+from bnncc.kernels.elementwise import Elementwise
+from bnncc.kernels.global_pool import GlobalPool
+from bnncc.kernels.kernel import Array, Kernel
+from bnncc.kernels.or_pool2d import OrPool2d
+from bnncc.kernels.pack import Pack
+from bnncc.kernels.pad_bits import PadBits
+from bnncc.kernels.pool2d import Pool2d
+from bnncc.kernels.quantize import Quantize, interleaves
+from bnncc.kernels.xnor_conv2d import XnorConv2d
+from bnncc.ops import standard
+from bnncc.ops.conv2d_int8 import Conv2dInt8 as Conv2dInt8Call
+from bnncc.ops.expressions import dtype, extents, operator
+from bnncc.ops.or_pool2d import OrPool2d as OrPool2dCall
+from bnncc.ops.pack import Pack as PackCall
+from bnncc.ops.pad_bits import PadBits as PadBitsCall
+from bnncc.ops.quantize import Quantize as QuantizeCall
+from bnncc.ops.threshold import Threshold as ThresholdCall
+from bnncc.ops.window import Window
+from bnncc.ops.xnor_conv2d import XnorConv2d as XnorConv2dCall
 from bnncc.selection.steps import Bits, Source, bit_layout
-from bnncc.targets.target import Target
 from bnncc.tir import epilogue as ep
 
 FLOAT_WEIGHTS = "weights are float32, not packed signs"
@@ -39,8 +42,14 @@ NO_WEIGHTS = "has no weights"
 class Network(Protocol):
     """What an anchor may ask about the values around it."""
 
-    def resolve(self, expression: Any) -> Source:
+    def resolve(self, expression: relax.Expr) -> Source:
         """The name of a value, or a constant."""
+
+    def value(self, expression: relax.Expr) -> str:
+        """The name of a value that is no constant."""
+
+    def constant(self, expression: relax.Expr) -> Array:
+        """The value of a constant."""
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The extents of a value."""
@@ -56,311 +65,215 @@ class Network(Protocol):
 class Anchor:
     """One kernel before its epilogue is known.
 
-    shape: the kernel's own Shape. result: the anchor's value as the epilogue sees it, 0, or bits. workspace: bytes lent
-    to the call, the argument after `inputs`, which the kernel that `build_padding` makes fills. macs:
-    multiply-accumulates of the source operator, binary or float. dtype: of the values that the epilogue starts from.
+    inputs: names of values, then constants as Relax has them, for the kernel's operands in order. dtype: of the values
+    that the epilogue starts from. result: the anchor's value as the epilogue sees it, 0, or bits. why_not: why it is no
+    binary layer; "" if it is one.
     """
 
-    kind: str
-    shape: Any
-    build: Callable[[Any, ep.Epilogue, Target], tirx.PrimFunc]
-    geometry: ep.Geometry
-    inputs: tuple[Source, ...]
-    macs: int = 0
+    kernel: Kernel
+    inputs: tuple[str, ...]
+    constants: tuple[Array, ...] = ()
     dtype: str = "float32"
     result: int | Bits = 0
-    workspace: int = 0
-    build_padding: Callable[[Any, Target], tirx.PrimFunc] | None = None
-    binary: bool = False
     why_not: str = NO_WEIGHTS
 
 
-def xnor_conv2d(call: Any, network: Network, target: Target) -> Anchor:
+def xnor_conv2d(call: relax.Call, network: Network) -> Anchor:
     """R.bnncc.xnor_conv2d(b, w, offset, row_class, col_class, ...)."""
-    step, window, groups = xnor_op.parameters(call)
-    bits, weights, offset, rows, columns = (network.resolve(argument) for argument in call.args[:5])
-    assert isinstance(bits, str)
-    assert isinstance(weights, np.ndarray)
-    assert isinstance(offset, np.ndarray)
-    output = _geometry(call)
+    conv = XnorConv2dCall.of(call)
+    bits, window, groups = network.value(conv.bits), conv.window, conv.groups
+    tables = (conv.weights, conv.offset, conv.row_class, conv.col_class)
+    weights, offset, rows, columns = (network.constant(table) for table in tables)
     _, in_rows, in_width, pixel_bytes = network.shape(bits)
-    shape = xnor_kernel.Shape(
-        output=output,
+    kernel = XnorConv2d(
+        _geometry(call),
         in_rows=in_rows,
         in_width=in_width,
+        in_channels=network.channels(bits) // groups,
         group_bytes=pixel_bytes // groups,
         kernel=window.kernel,
         strides=window.strides,
         dilations=window.dilations,
         groups=groups,
-        step=step,
+        bit_weight=conv.bit_weight,
         classes=(offset.shape[0], offset.shape[1]),
     )
-    packed = xnor_kernel.arrange_weights(weights.astype(np.uint8), shape, target)
-    return Anchor(
-        kind="xnor_conv2d",
-        shape=shape,
-        build=xnor_kernel.build,
-        geometry=output,
-        inputs=(bits, packed, offset, rows, columns),
-        macs=_outputs(output) * weights.shape[1] * network.channels(bits) // groups,
-        dtype="int32",
-        binary=True,
-        why_not="",
-    )
+    return Anchor(kernel, (bits,), (weights, offset, rows, columns), dtype="int32", why_not="")
 
 
-def conv2d(call: Any, network: Network, target: Target) -> Anchor:
+def conv2d(call: relax.Call, network: Network) -> Anchor:
     """R.nn.conv2d(x, w), NHWC and HWIO. A network's NCHW input is read as it is, not transposed first."""
-    data, weights = network.resolve(call.args[0]), network.resolve(call.args[1])
-    assert isinstance(data, str)
-    assert isinstance(weights, np.ndarray)
-    output = _geometry(call)
-    in_channels, groups = network.shape(data)[3], int(call.attrs.groups)
-    window = _window(call, network.shape(data), (int(weights.shape[0]), int(weights.shape[1])))
-    macs = _outputs(output) * int(np.prod(weights.shape[:3]))
+    conv = standard.Conv2d.of(call)
+    data, weights = network.value(conv.x), network.constant(conv.weights)
+    output, groups, in_channels = _geometry(call), conv.groups, network.shape(data)[3]
+    kernel_size = (int(weights.shape[0]), int(weights.shape[1]))
+    window = _window(conv.window, network.shape(data), kernel_size)
     if groups == in_channels == output.channels and groups > 1:
-        return Anchor(
-            kind="depthwise_conv2d",
-            shape=depthwise_kernel.Shape(output=output, **window),
-            build=depthwise_kernel.build,
-            geometry=output,
-            inputs=(data, depthwise_kernel.arrange_weights(weights.astype(np.float32), target)),
-            macs=macs,
-            why_not=FLOAT_WEIGHTS,
-        )
+        return Anchor(DepthwiseConv2d(output, **window), (data,), (weights,), why_not=FLOAT_WEIGHTS)
     planes = network.before_transpose(data)
-    shape = conv2d_kernel.Shape(
-        output=output, in_channels=in_channels, groups=groups, nchw=planes is not None, **window
-    )
-    return Anchor(
-        kind="conv2d",
-        shape=shape,
-        build=conv2d_kernel.build,
-        geometry=output,
-        inputs=(planes or data, conv2d_kernel.arrange_weights(weights.astype(np.float32), groups, target)),
-        macs=macs,
-        workspace=conv2d_kernel.workspace_bytes(shape, target),
-        build_padding=conv2d_kernel.build_padding,
-        why_not=FLOAT_WEIGHTS,
-    )
+    kernel = Conv2d(output, in_channels=in_channels, groups=groups, nchw=planes is not None, **window)
+    return Anchor(kernel, (planes or data,), (weights,), why_not=FLOAT_WEIGHTS)
 
 
-def quantize(call: Any, network: Network, target: Target) -> Anchor:
+def quantize(call: relax.Call, network: Network) -> Anchor:
     """R.bnncc.quantize(x, ...). A network's NCHW input is read as it is where the kernel can."""
-    data = network.resolve(call.args[0])
-    assert isinstance(data, str)
-    inverse_scale, zero_point, pads, row, dtype = quantize_op.parameters(call)
+    op = QuantizeCall.of(call)
+    data = network.value(op.x)
     batch, rows, width, channels = network.shape(data)
-    planes = network.before_transpose(data) if quantize_kernel.interleaves(channels) else None
-    shape = quantize_kernel.Shape(
-        batch, rows, width, channels, pads, row, inverse_scale, zero_point, dtype, nchw=planes is not None
-    )
-    output = ep.Geometry(batch, rows, width, channels)
-    return Anchor(
-        kind="quantize",
-        shape=shape,
-        build=lambda shape, _, target: quantize_kernel.build(shape, target),
-        geometry=output,
-        inputs=(planes or data,),
-        dtype=dtype,
-    )
+    planes = network.before_transpose(data) if interleaves(channels) else None
+    output, nchw = ep.Geometry(batch, rows, width, channels), planes is not None
+    kernel = Quantize(output, op.pads, op.row_elements, op.inverse_scale, op.zero_point, op.dtype, nchw)
+    return Anchor(kernel, (planes or data,), dtype=op.dtype)
 
 
-def conv2d_int8(call: Any, network: Network, target: Target) -> Anchor:
+def conv2d_int8(call: relax.Call, network: Network) -> Anchor:
     """R.bnncc.conv2d_int8(q, w, bias, ...)."""
-    data, weights, bias = (network.resolve(argument) for argument in call.args[:3])
-    assert isinstance(data, str)
-    assert isinstance(weights, np.ndarray)
-    assert isinstance(bias, np.ndarray)
-    _, window = conv2d_int8_op.parameters(call)
-    output, (_, in_rows, row) = _geometry(call), network.shape(data)
-    shape = conv2d_int8_kernel.Shape(
-        output, in_rows, row, int(weights.shape[2]), window.kernel, window.strides, window.dilations
+    conv = Conv2dInt8Call.of(call)
+    data, weights, window = network.value(conv.integers), network.constant(conv.weights), conv.window
+    _, in_rows, row_elements = network.shape(data)
+    channels = int(weights.shape[2])
+    kernel = Conv2dInt8(
+        _geometry(call), in_rows, row_elements, channels, window.kernel, window.strides, window.dilations
     )
-    arranged = conv2d_int8_kernel.arrange_weights(weights.astype(np.int8), bias.astype(np.int32), shape, target)
-    return Anchor(
-        kind="conv2d_int8",
-        shape=shape,
-        build=conv2d_int8_kernel.build,
-        geometry=output,
-        inputs=(data, *arranged),
-        macs=_outputs(output) * int(np.prod(weights.shape[:3])),
-        dtype="int32",
-        why_not=INT8_WEIGHTS,
-    )
+    constants = (weights, network.constant(conv.bias))
+    return Anchor(kernel, (data,), constants, dtype="int32", why_not=INT8_WEIGHTS)
 
 
-def pool2d(call: Any, network: Network, target: Target) -> Anchor:
-    """R.nn.max_pool2d and R.nn.avg_pool2d, NHWC."""
-    data = network.resolve(call.args[0])
-    assert isinstance(data, str)
-    output = _geometry(call)
-    kind = "max"
-    if call.op.name == "relax.nn.avg_pool2d":
-        kind = "average_with_pads" if call.attrs.count_include_pad else "average"
-    window = _window(call, network.shape(data), _pair(call.attrs.pool_size))
-    shape = pool2d_kernel.Shape(output=output, kind=kind, **window)
-    name = call.op.name.removeprefix("relax.nn.")
-    return Anchor(kind=name, shape=shape, build=pool2d_kernel.build, geometry=output, inputs=(data,))
+def max_pool2d(call: relax.Call, network: Network) -> Anchor:
+    """R.nn.max_pool2d, NHWC."""
+    pool = standard.MaxPool2d.of(call)
+    data = network.value(pool.x)
+    window = _window(pool.window, network.shape(data), pool.window.kernel)
+    return Anchor(Pool2d(_geometry(call), what="max", **window), (data,))
 
 
-def mean(call: Any, network: Network, target: Target) -> Anchor:
+def avg_pool2d(call: relax.Call, network: Network) -> Anchor:
+    """R.nn.avg_pool2d, NHWC."""
+    pool = standard.AvgPool2d.of(call)
+    data = network.value(pool.x)
+    window = _window(pool.window, network.shape(data), pool.window.kernel)
+    what: Literal["average", "average_with_pads"] = "average_with_pads" if pool.count_include_pad else "average"
+    return Anchor(Pool2d(_geometry(call), what=what, **window), (data,))
+
+
+def mean(call: relax.Call, network: Network) -> Anchor:
     """R.mean over rows and columns, kept as extents of 1."""
-    data = network.resolve(call.args[0])
-    assert isinstance(data, str)
-    output = _geometry(call)
+    data = network.value(standard.Mean.of(call).x)
     _, in_rows, in_width, _ = network.shape(data)
-    shape = global_pool_kernel.Shape(output, in_rows, in_width)
-    return Anchor(kind="mean", shape=shape, build=global_pool_kernel.build, geometry=output, inputs=(data,))
+    return Anchor(GlobalPool(_geometry(call), in_rows, in_width), (data,))
 
 
-def matmul(call: Any, network: Network, target: Target) -> Anchor:
+def matmul(call: relax.Call, network: Network) -> Anchor:
     """R.matmul(x [M, K], w [K, N]) of constant weights."""
-    data, weights = network.resolve(call.args[0]), network.resolve(call.args[1])
-    assert isinstance(data, str)
-    assert isinstance(weights, np.ndarray)
-    output = _geometry(call)
-    return Anchor(
-        kind="dense",
-        shape=dense_kernel.Shape(output, int(weights.shape[0])),
-        build=dense_kernel.build,
-        geometry=output,
-        inputs=(data, dense_kernel.arrange_weights(weights.astype(np.float32), target)),
-        macs=output.batch * int(np.prod(weights.shape)),
-        why_not=FLOAT_WEIGHTS,
-    )
+    product = standard.Matmul.of(call)
+    data, weights = network.value(product.x), network.constant(product.weights)
+    return Anchor(Dense(_geometry(call), int(weights.shape[0])), (data,), (weights,), why_not=FLOAT_WEIGHTS)
 
 
-def loaded(call: Any, network: Network) -> Any:
-    """The operand from which a function without an anchor starts."""
-    return next(a for a in call.args if isinstance(a, relax.Var) and isinstance(network.resolve(a), str))
+def loaded(first: relax.Call, network: Network) -> relax.Var:
+    """The operand of an elementwise call that is loaded from memory: its first that is no constant."""
+    operands = (argument for argument in first.args if isinstance(argument, relax.Var))
+    return next(operand for operand in operands if isinstance(network.resolve(operand), str))
 
 
-def elementwise(call: Any, network: Network, target: Target) -> Anchor:
-    """The first operand of the first step that is no constant, loaded from memory."""
-    operand = loaded(call, network)
-    data = network.resolve(operand)
-    assert isinstance(data, str)
-    dtype = str(operand.ty.dtype)
-    output = _geometry(operand)
-    shape = elementwise_kernel.Shape(output, dtype)
-    return Anchor(
-        kind="elementwise", shape=shape, build=elementwise_kernel.build, geometry=output, inputs=(data,), dtype=dtype
-    )
+def elementwise(start: relax.Var, network: Network) -> Anchor:
+    """A tensor loaded from memory, which the steps of an epilogue start from."""
+    return Anchor(Elementwise(_geometry(start), _start(start)), (network.value(start),), dtype=_start(start))
 
 
-def packing(call: Any, network: Network, target: Target) -> Anchor:
-    """R.bnncc.pack or R.bnncc.threshold into a layout that no epilogue can pack into."""
-    data, *limits = (network.resolve(argument) for argument in call.args if isinstance(argument.ty, relax.TensorType))
-    assert isinstance(data, str)
-    output, dtype = _geometry(call.args[0]), str(call.args[0].ty.dtype)
-    scalar, limit = None, limits[0]
-    if dtype == "float32" and isinstance(limit, np.ndarray) and limit.size == 1:
-        scalar, limits = float(limit.reshape(())), []
-    layout = bit_layout(call, output.channels)
-    return Anchor(
-        kind="pack",
-        shape=pack_kernel.Shape(output, layout, dtype, scalar),
-        build=_build_bits(pack_kernel),
-        geometry=output,
-        inputs=(data, *limits),
-        dtype="uint8",
-        result=Bits(0, layout),
-    )
+def pack(call: relax.Call, network: Network) -> Anchor:
+    """R.bnncc.pack into a layout that no epilogue can pack into."""
+    packing = PackCall.of(call)
+    output, limit = _geometry(packing.values), network.constant(packing.threshold)
+    scalar, limits = (float(limit.reshape(())), ()) if limit.size == 1 else (None, (limit,))
+    result = Bits(0, bit_layout(packing, output.channels))
+    data = network.value(packing.values)
+    return Anchor(Pack(output, "float32", scalar), (data,), limits, dtype="uint8", result=result)
 
 
-def or_pool2d(call: Any, network: Network, target: Target) -> Anchor:
+def threshold(call: relax.Call, network: Network) -> Anchor:
+    """R.bnncc.threshold into a layout that no epilogue can pack into."""
+    packing = ThresholdCall.of(call)
+    output, limits = _geometry(packing.values), (network.constant(packing.lo), network.constant(packing.hi))
+    result = Bits(0, bit_layout(packing, output.channels))
+    data = network.value(packing.values)
+    return Anchor(Pack(output, "int32", None), (data,), limits, dtype="uint8", result=result)
+
+
+def or_pool2d(call: relax.Call, network: Network) -> Anchor:
     """R.bnncc.or_pool2d(b): the maximum of signs."""
-    data = network.resolve(call.args[0])
-    assert isinstance(data, str)
-    window, output, shape = or_pool_op.parameters(call), _geometry(call), network.shape(data)
+    pool = OrPool2dCall.of(call)
+    data, window, output = network.value(pool.bits), pool.window, _geometry(call)
+    _, in_rows, in_width, _ = network.shape(data)
     layout = ep.BitLayout(network.channels(data), 1, output.channels)
-    return Anchor(
-        kind="or_pool2d",
-        shape=or_pool_kernel.Shape(
-            output=output,
-            in_rows=shape[1],
-            in_width=shape[2],
-            kernel=window.kernel,
-            strides=window.strides,
-            pads=window.pads,
-            dilations=window.dilations,
-            bits=layout,
-        ),
-        build=_build_bits(or_pool_kernel),
-        geometry=output,
-        inputs=(data,),
-        dtype="uint8",
-        result=Bits(0, layout),
-    )
+    kernel = OrPool2d(output, in_rows, in_width, window.kernel, window.strides, window.pads, window.dilations)
+    return Anchor(kernel, (data,), dtype="uint8", result=Bits(0, layout))
 
 
-def pad_bits(call: Any, network: Network, target: Target) -> Anchor:
+def pad_bits(call: relax.Call, network: Network) -> Anchor:
     """R.bnncc.pad_bits(b) of bits that their kernel could not write with a border."""
-    data = network.resolve(call.args[0])
-    assert isinstance(data, str)
-    pads, pad_bit, channels, groups = pad_bits_op.parameters(call)
-    output = _geometry(call.args[0])
-    layout = ep.BitLayout(channels, groups, output.channels // groups, pads, pad_bit)
-    return Anchor(
-        kind="pad_bits",
-        shape=pad_bits_kernel.Shape(output, layout),
-        build=_build_bits(pad_bits_kernel),
-        geometry=output,
-        inputs=(data,),
-        dtype="uint8",
-        result=Bits(0, layout),
-    )
+    op = PadBitsCall.of(call)
+    output = _geometry(op.bits)
+    layout = ep.BitLayout(op.channels, op.groups, output.channels // op.groups, op.pads, op.pad_bit)
+    return Anchor(PadBits(output), (network.value(op.bits),), dtype="uint8", result=Bits(0, layout))
 
 
-def _build_bits(kernel: Any) -> Callable[[Any, ep.Epilogue, Target], tirx.PrimFunc]:
-    """For kernels of bits alone: all they have to know of the epilogue is where the bits go."""
-    return lambda shape, epilogue, target: kernel.build(replace(shape, bits=epilogue.outputs[0].bits), target)
-
-
-def _geometry(tensor: Any) -> ep.Geometry:
-    """The extents of a tensor: NHWC of rank 4; of another rank, its last axis are channels, and the others a batch."""
-    shape = [int(extent) for extent in tensor.ty.shape.values]
+def _geometry(tensor: relax.Expr) -> ep.Geometry:
+    """The extents of a tensor of rank 4 (NHWC) or 2 ([N, C])."""
+    shape = extents(tensor)
     if len(shape) == 4:
         return ep.Geometry(*shape)
-    return ep.Geometry(int(np.prod(shape[:-1], dtype=np.int64)), 1, 1, shape[-1])
+    assert len(shape) == 2, f"kernels take tensors of rank 2 and 4, this is {shape}"
+    return ep.Geometry(shape[0], 1, 1, shape[1])
 
 
-def _outputs(output: ep.Geometry) -> int:
-    return output.batch * output.rows * output.width * output.channels
+def _start(tensor: relax.Expr) -> Literal["float32", "int32"]:
+    """The type of what an epilogue starts from."""
+    return "int32" if dtype(tensor) == "int32" else "float32"
 
 
-def _window(call: Any, data: tuple[int, ...], kernel: tuple[int, int]) -> dict[str, Any]:
-    """The extents that windows of all kinds have, from a call's attributes and its input [N, H, W, C]."""
-    top, left, bottom, right = (int(value) for value in call.attrs.padding)
+class _Window(TypedDict):
+    in_rows: int
+    in_width: int
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    dilations: tuple[int, int]
+
+
+def _window(window: Window, data: tuple[int, ...], kernel: tuple[int, int]) -> _Window:
+    """The extents that windows of all kinds have, on an input [N, H, W, C]."""
     return {
         "in_rows": data[1],
         "in_width": data[2],
         "kernel": kernel,
-        "strides": _pair(call.attrs.strides),
-        "pads": (top, left, bottom, right),
-        "dilations": _pair(call.attrs.dilation),
+        "strides": window.strides,
+        "pads": window.pads,
+        "dilations": window.dilations,
     }
 
 
-def _pair(values: Any) -> tuple[int, int]:
-    first, second = (int(value) for value in values)
-    return first, second
-
-
-# By Relax name. Functions without an anchor are "elementwise", or "packing" where an epilogue cannot pack.
-ANCHORS: dict[str, Callable[[Any, Network, Target], Anchor]] = {
-    "relax.bnncc.xnor_conv2d": xnor_conv2d,
-    "relax.nn.conv2d": conv2d,
-    "relax.bnncc.quantize": quantize,
-    "relax.bnncc.conv2d_int8": conv2d_int8,
-    "relax.nn.max_pool2d": pool2d,
-    "relax.nn.avg_pool2d": pool2d,
-    "relax.mean": mean,
-    "relax.matmul": matmul,
-    "relax.bnncc.or_pool2d": or_pool2d,
-    "relax.bnncc.pad_bits": pad_bits,
-    "packing": packing,
-    "elementwise": elementwise,
+# By operator. A function that begins with none of these is `elementwise`; one that begins with pack or threshold as
+# well, where an epilogue can pack into their layout.
+ANCHORS: dict[str, Callable[[relax.Call, Network], Anchor]] = {
+    XnorConv2dCall.OPERATOR: xnor_conv2d,
+    standard.Conv2d.OPERATOR: conv2d,
+    QuantizeCall.OPERATOR: quantize,
+    Conv2dInt8Call.OPERATOR: conv2d_int8,
+    standard.MaxPool2d.OPERATOR: max_pool2d,
+    standard.AvgPool2d.OPERATOR: avg_pool2d,
+    standard.Mean.OPERATOR: mean,
+    standard.Matmul.OPERATOR: matmul,
+    OrPool2dCall.OPERATOR: or_pool2d,
+    PadBitsCall.OPERATOR: pad_bits,
+    PackCall.OPERATOR: pack,
+    ThresholdCall.OPERATOR: threshold,
 }
+
+
+def find(first: relax.Call) -> Callable[[relax.Call, Network], Anchor] | None:
+    """What a fused function that begins with this call is anchored by; None where it is elementwise from the start."""
+    packing = PackCall.match(first) or ThresholdCall.match(first)
+    if packing is not None and ep.can_pack(bit_layout(packing, extents(packing.values)[-1]), 1):
+        return None
+    return ANCHORS.get(operator(first))

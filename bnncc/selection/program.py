@@ -1,6 +1,9 @@
 """A network as machine code sees it: kernels, the calls of them in order, and constants. What `select` makes of the
 last Relax module and `assemble` turns into a shared library."""
 
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,6 +11,7 @@ import numpy.typing as npt
 from tvm import tirx
 
 from bnncc.runtime.artifact import Layer
+from bnncc.selection.task import Scheduled, Task
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,10 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Kernel:
-    """A function to compile. `schedulable`: made by TVM from an operator that has no kernel of ours."""
+class Legalised:
+    """A function that TVM made of an operator without a kernel of ours. It has blocks that TVM's own passes lower."""
 
-    symbol: str
     function: tirx.PrimFunc
-    schedulable: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Call:
     """One kernel call. Arguments are names of values, or arrays that become constants; `workspace` bytes are lent to
     the call for its duration, as arguments from position `workspace_at` on.
 
-    padding: a kernel that fills the workspace from the first argument, for each of the `batch` images before the call
+    filler: a kernel that fills the workspace from the first argument, for each of the `batch` images before the call
     computes that image.
     """
 
@@ -49,18 +51,18 @@ class Call:
     layer: Layer
     workspace: tuple[int, ...] = ()
     workspace_at: int = 0
-    padding: str = ""
+    filler: str = ""
     batch: int = 1
 
 
 @dataclass
 class Program:
-    """inputs and outputs are names of values, in the order of the network's."""
+    """inputs and outputs are names of values, in the order of the network's; kernels are known by their symbols."""
 
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     values: dict[str, Value] = field(default_factory=dict)
-    kernels: dict[str, Kernel] = field(default_factory=dict)
+    kernels: dict[str, Scheduled | Legalised] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
 
     def root(self, name: str) -> str:
@@ -68,3 +70,16 @@ class Program:
         while self.values[name].alias:
             name = self.values[name].alias
         return name
+
+    def explain(self, reasons: Mapping[str, str]) -> None:
+        """Say of layers, by name, why they are not binary, where something before selection knows it."""
+        for number, call in enumerate(self.calls):
+            if call.layer.name in reasons and not call.layer.binary:
+                layer = dataclasses.replace(call.layer, why_not=reasons[call.layer.name])
+                self.calls[number] = dataclasses.replace(call, layer=layer)
+
+    def tasks(self) -> dict[Task, int]:
+        """Every task of the network, in the order of its first call, with how many calls it has."""
+        symbols = [symbol for call in self.calls for symbol in (call.filler, call.kernel) if symbol]
+        kernels = ((self.kernels[symbol], count) for symbol, count in Counter(symbols).items())
+        return {kernel.task: count for kernel, count in kernels if isinstance(kernel, Scheduled)}

@@ -4,46 +4,64 @@ them. An operator without a kernel of ours is run by what TVM makes of it, and i
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass
-from typing import Any
+from typing import cast
 
 import numpy as np
 import tvm
 from tvm import relax, tirx
 
-from bnncc.kernels import transpose
-from bnncc.ops import arguments, pack, spans, threshold
+from bnncc.kernels.copy import Copy
+from bnncc.kernels.kernel import Array, Kernel
+from bnncc.kernels.schedule import Schedule, ScheduleError
+from bnncc.kernels.transpose import Transpose
+from bnncc.ops import spans, standard
+from bnncc.ops.expressions import array, extents, operator
 from bnncc.runtime.artifact import Layer
-from bnncc.selection.anchors import ANCHORS, Anchor, loaded
-from bnncc.selection.program import Call, Kernel, Program, Value
-from bnncc.selection.steps import Collector, Source, bit_layout
+from bnncc.runtime.errors import OptionError
+from bnncc.selection import anchors
+from bnncc.selection.program import Call, Legalised, Program, Value
+from bnncc.selection.steps import Collector, Source
+from bnncc.selection.task import Scheduled, Schedules, Task
 from bnncc.targets.target import Target
-from bnncc.tir.epilogue import can_pack
+from bnncc.tir.epilogue import Epilogue, Geometry
 
+MOVES_DATA = "moves data only"
+Named = Source | list[Source]  # what a variable of main stands for
 _FALLBACK = "no kernel of ours; compiled from TVM's own definition"
 
 
-def select(module: tvm.IRModule, target: Target) -> Program:
-    """`module["main"]` holds calls of fused functions, call_tir and reshape, as the pipeline leaves it."""
-    return _Selection(module, target).run()
+def select(module: tvm.IRModule, target: Target, schedules: Schedules | None = None) -> Program:
+    """`module["main"]` holds calls of fused functions, call_tir and reshape, as the pipeline leaves it. schedules: task
+    key -> the schedule to take instead of the default.
+
+    Raises:
+        OptionError: a schedule for a task that the network does not have, or one that its kernel cannot have.
+    """
+    chosen = dict(schedules or {})
+    program = _Selection(module, target, chosen).run()
+    if unknown := chosen.keys() - {task.key for task in program.tasks()}:
+        raise OptionError(f"schedules: no task of this network has the key {min(unknown)[:16]}..; see bnncc.tasks")
+    return program
 
 
 class _Selection:
-    def __init__(self, module: tvm.IRModule, target: Target) -> None:
-        self.module, self.target = module, target
+    def __init__(self, module: tvm.IRModule, target: Target, schedules: Schedules) -> None:
+        self.module, self.target, self.schedules = module, target, schedules
         self.program = Program()
-        self.names: dict[Any, Source | list[str]] = {}
-        self.symbols: dict[object, str] = {}
+        self.names: dict[relax.Var, Named] = {}
+        self.symbols: dict[Task, str] = {}
         self.bit_channels: dict[str, int] = {}  # packed value -> the channels it holds
         self.planes: dict[str, str] = {}  # NHWC value -> the NCHW value it is the transpose of
 
     def run(self) -> Program:
         main = self.module["main"]
         for param in main.params:
-            self.program.inputs.append(self._value(param))
+            self.names[param] = self._value(param.ty)
+            self.program.inputs.append(cast(str, self.names[param]))
         for block in main.body.blocks:
             for binding in block.bindings:
                 self._binding(binding.var, binding.value)
-        result = self._source(main.body.body)
+        result = self._named(main.body.body)
         for number, source in enumerate(result if isinstance(result, list) else [result]):
             self._output(source, number)
         self._drop_unused()
@@ -51,79 +69,77 @@ class _Selection:
 
     # Values -----------------------------------------------------------------------------------------------------
 
-    def _value(self, var: Any, ty: Any = None, alias: str = "") -> str:
-        """Make `var` a value of the program and return its name."""
-        ty = ty or var.ty
+    def _value(self, ty: relax.TensorType, alias: str = "") -> str:
+        """Make a value of the program and return its name."""
         name = f"v{len(self.program.values)}"
         shape = tuple(int(extent) for extent in ty.shape.values)
         self.program.values[name] = Value(name, shape, str(ty.dtype), alias)
-        if var is not None:
-            self.names[var] = name
         return name
 
-    def _values(self, var: Any) -> list[str]:
+    def _values(self, var: relax.Var) -> list[str]:
         """The values of the result of a call, one or a tuple."""
         if isinstance(var.ty, relax.TupleType):
-            names = [self._value(None, field) for field in var.ty.fields]
-            self.names[var] = names
+            names = [self._value(field) for field in var.ty.fields]
+            self.names[var] = list(names)
             return names
-        return [self._value(var)]
+        name = self.names[var] = self._value(var.ty)
+        return [name]
 
-    def _source(self, expression: Any) -> Any:
-        """What an expression of main is: the name of a value, a constant, or a list of names for a tuple."""
+    def _named(self, expression: relax.Expr) -> Named:
+        """What an expression of main is: the name of a value, a constant, or a list of them for a tuple."""
         if isinstance(expression, relax.Tuple):
             return [self._source(field) for field in expression.fields]
         if expression in self.names:
             return self.names[expression]
-        return arguments.array(expression)
+        return array(expression)
+
+    def _source(self, expression: relax.Expr) -> Source:
+        """What an expression that is no tuple is."""
+        named = self._named(expression)
+        assert not isinstance(named, list)
+        return named
 
     # Bindings ---------------------------------------------------------------------------------------------------
 
-    def _binding(self, var: Any, value: Any) -> None:
+    def _binding(self, var: relax.Var, value: relax.Expr) -> None:
         if isinstance(value, relax.TupleGetItem):
-            self.names[var] = self._source(value.tuple_value)[value.index]
+            self.names[var] = cast("list[Source]", self._named(value.tuple_value))[value.index]
         elif not isinstance(value, tvm.ir.Call):  # a variable, a constant or a tuple under another name
-            self.names[var] = self._source(value)
+            self.names[var] = self._named(value)
         elif isinstance(value.op, tvm.ir.GlobalVar):
             self._fused(var, value)
-        elif value.op.name == "relax.call_tir":
-            self._call_tir(var, value)
-        elif value.op.name == "relax.reshape":
-            self._alias(var, self._source(value.args[0]))
+        elif (tir := standard.CallTir.match(value)) is not None:
+            self._call_tir(var, tir)
+        elif (reshape := standard.Reshape.match(value)) is not None:
+            self._alias(var, self._source(reshape.x))
         else:
-            assert value.op.name == "relax.permute_dims", f"{value.op.name} reached kernel selection"
-            self._transpose(var, value)
+            permutation = standard.PermuteDims.match(value)
+            assert permutation is not None, f"{operator(value)} reached kernel selection"
+            self._transpose(var, permutation)
 
-    def _alias(self, var: Any, source: Source) -> None:
+    def _alias(self, var: relax.Var, source: Source) -> None:
         if isinstance(source, str):
-            self._value(var, alias=source)
+            self.names[var] = self._value(var.ty, alias=source)
         else:
-            self.names[var] = source.reshape([int(extent) for extent in var.ty.shape.values])
+            self.names[var] = source.reshape(extents(var))
 
-    def _transpose(self, var: Any, call: Any) -> None:
+    def _transpose(self, var: relax.Var, permutation: standard.PermuteDims) -> None:
         """Between NCHW and NHWC. Where there is one channel or one pixel the bytes are the same."""
-        source = self._source(call.args[0])
+        source = self._source(permutation.x)
         assert isinstance(source, str)
         shape = self.shape(source)
-        to_nhwc = [int(axis) for axis in call.attrs.axes] == [0, 2, 3, 1]
+        to_nhwc = permutation.axes == standard.TO_NHWC
         batch, channels, pixels = shape[0], shape[1 if to_nhwc else 3], shape[2] * shape[3 if to_nhwc else 1]
         if channels == 1 or pixels == 1:
             self._alias(var, source)
             return
         outer, inner = (channels, pixels) if to_nhwc else (pixels, channels)
-        key = ("transpose", batch, outer, inner)
-        symbol = self.symbols.setdefault(key, f"transpose_{len(self.symbols)}")
-        self.program.kernels[symbol] = Kernel(
-            symbol, transpose.build(transpose.Shape(batch, outer, inner), self.target)
-        )
-        name = self._value(var)
+        kernel = Transpose(Geometry(batch, 1, inner, outer))
+        (name,) = self._call(kernel, Epilogue(), (source,), (), (), self._values(var), spans.name_of(permutation.call))
         if to_nhwc:
             self.planes[name] = source
-        size = self.program.values[name].size
-        layer = Layer(symbol, "transpose", False, "moves data only", (), 0, size, size, 0, self.shape(name), symbol)
-        self.program.calls.append(Call(symbol, (source,), (name,), layer))
 
-    def _fused(self, var: Any, call: Any) -> None:
+    def _fused(self, var: relax.Var, call: relax.Call) -> None:
         """One kernel: the anchor of a fused function, the steps after it, and what it stores."""
         func = self.module[call.op]
         scope = _Scope(self, dict(zip(func.params, (self._source(argument) for argument in call.args), strict=True)))
@@ -131,79 +147,115 @@ class _Selection:
         results = _results(func.body.body, bindings)
         steps = [(binding.var, binding.value) for binding in bindings if isinstance(binding.value, tvm.ir.Call)]
         first_var, first = steps[0]
-        kind = first.op.name if str(func.attrs["bnncc.anchor"]) != "none" else _unanchored(first)
-        anchored = kind != "elementwise"
-        anchor = ANCHORS[kind](first, scope, self.target)
-        collector = Collector(anchor.geometry, scope.resolve, self.shape, dtypes=[anchor.dtype])
-        collector.values[first_var if anchored else loaded(first, scope)] = anchor.result
-        for step_var, step in steps[1:] if anchored else steps:
+        make = anchors.find(first)
+        start = first_var if make else anchors.loaded(first, scope)
+        anchor = make(first, scope) if make else anchors.elementwise(start, scope)
+        collector = Collector(anchor.kernel.output, scope.resolve, self.shape, dtypes=[anchor.dtype])
+        collector.values[start] = anchor.result
+        for step_var, step in steps[1:] if make else steps:
             collector.add(step_var, step)
-        epilogue = collector.epilogue(results)
-        symbol = self._kernel(anchor, epilogue)
         outputs = self._values(var)
-        for name, output in zip(outputs, epilogue.outputs, strict=True):
-            if output.bits is not None:
-                self.bit_channels[name] = output.bits.channels
-        inputs = (*anchor.inputs, *collector.sources)
-        layer = Layer(
-            name=spans.name_of(call) or spans.name_of(first) or symbol,
-            kind=anchor.kind,
-            binary=anchor.binary,
-            why_not=anchor.why_not,
+        self._call(
+            anchor.kernel,
+            collector.epilogue(results),
+            anchor.inputs,
+            anchor.constants,
+            tuple(collector.sources),
+            outputs,
+            spans.name_of(call) or spans.name_of(first),
             fused=tuple(collector.names),
-            macs=anchor.macs,
+            why_not=anchor.why_not,
+        )
+
+    def _call(
+        self,
+        kernel: Kernel,
+        epilogue: Epilogue,
+        inputs: tuple[str, ...],
+        constants: tuple[Array, ...],
+        params: tuple[Source, ...],
+        outputs: list[str],
+        name: str,
+        *,
+        fused: tuple[str, ...] = (),
+        why_not: str = MOVES_DATA,
+    ) -> list[str]:
+        """Add the call of a kernel; returns `outputs`."""
+        symbol = self._symbol(kernel, epilogue)
+        schedule = cast(Scheduled, self.program.kernels[symbol]).schedule
+        for value, output in zip(outputs, epilogue.outputs, strict=True):
+            if output.bits is not None:
+                self.bit_channels[value] = output.bits.channels
+        arguments_ = (*inputs, *kernel.arrange(constants, self.target, schedule), *params)
+        filler = kernel.filler()
+        self.program.calls.append(
+            Call(
+                symbol,
+                arguments_,
+                tuple(outputs),
+                self._layer(name or symbol, kernel.kind, symbol, arguments_, outputs, kernel, fused, why_not),
+                workspace=(kernel.workspace_bytes(),) if filler else (),
+                workspace_at=len(inputs) + len(constants),
+                filler=self._symbol(filler, Epilogue()) if filler else "",
+                batch=kernel.output.batch if filler else 1,
+            )
+        )
+        return outputs
+
+    def _symbol(self, kernel: Kernel, epilogue: Epilogue) -> str:
+        """The symbol of the function for this kernel and epilogue; equal ones are one."""
+        task = Task(kernel, epilogue, self.target)
+        if task not in self.symbols:
+            symbol = self.symbols[task] = f"{kernel.kind}_{len(self.symbols)}"
+            self.program.kernels[symbol] = Scheduled(task, self._schedule(task))
+        return self.symbols[task]
+
+    def _schedule(self, task: Task) -> Schedule:
+        schedule = self.schedules.get(task.key) if self.schedules else None
+        if schedule is None:
+            return task.kernel.default(task.target)
+        try:
+            task.kernel.check(schedule, task.target)
+        except ScheduleError as error:
+            raise OptionError(f"schedules: task {task.key[:16]}..: {error}") from None
+        return schedule
+
+    def _layer(
+        self,
+        name: str,
+        kind: str,
+        symbol: str,
+        inputs: tuple[Source, ...],
+        outputs: list[str],
+        kernel: Kernel | None = None,
+        fused: tuple[str, ...] = (),
+        why_not: str = _FALLBACK,
+    ) -> Layer:
+        shape = self.shape(outputs[0])
+        return Layer(
+            name=name,
+            kind=kind,
+            binary=not why_not,
+            why_not=why_not,
+            fused=fused,
+            macs=kernel.macs if kernel else 0,
             bytes_in=sum(self.program.values[source].size for source in inputs if isinstance(source, str)),
             bytes_out=sum(self.program.values[name].size for name in outputs),
             bytes_weights=sum(source.nbytes for source in inputs if not isinstance(source, str)),
-            output_shape=astuple(anchor.geometry) if len(self.shape(outputs[0])) == 4 else self.shape(outputs[0]),
+            output_shape=astuple(kernel.output) if kernel and len(shape) == 4 and why_not != MOVES_DATA else shape,
             kernel=symbol,
         )
-        space = (anchor.workspace,) if anchor.workspace else ()
-        padding, batch = self._padding(anchor), anchor.geometry.batch
-        self.program.calls.append(
-            Call(symbol, inputs, tuple(outputs), layer, space, len(anchor.inputs), padding, batch if padding else 1)
-        )
 
-    def _kernel(self, anchor: Anchor, epilogue: Any) -> str:
-        """The symbol of the kernel for this shape and epilogue; equal ones are built once."""
-        key = (anchor.kind, anchor.shape, epilogue)
-        if key not in self.symbols:
-            symbol = f"{anchor.kind}_{len(self.symbols)}"
-            self.symbols[key] = symbol
-            self.program.kernels[symbol] = Kernel(symbol, anchor.build(anchor.shape, epilogue, self.target))
-        return self.symbols[key]
-
-    def _padding(self, anchor: Anchor) -> str:
-        """The symbol of the kernel that fills the anchor's workspace, "" where it has none."""
-        if not anchor.workspace or anchor.build_padding is None:
-            return ""
-        key = ("padding", anchor.kind, anchor.shape)
-        if key not in self.symbols:
-            symbol = self.symbols[key] = f"padding_{len(self.symbols)}"
-            self.program.kernels[symbol] = Kernel(symbol, anchor.build_padding(anchor.shape, self.target))
-        return self.symbols[key]
-
-    def _call_tir(self, var: Any, call: Any) -> None:
+    def _call_tir(self, var: relax.Var, tir: standard.CallTir) -> None:
         """An operator that TVM legalised: its own loops, with temporaries lent by the arena."""
-        global_var, given = call.args[0], call.args[1]
+        global_var = tir.function
         func, spaces = _temporaries_to_params(self.module[global_var])
         symbol = f"tvm_{global_var.name_hint}"
-        self.program.kernels[symbol] = Kernel(symbol, func, schedulable=True)
-        inputs = tuple(self._source(field) for field in given.fields)
+        self.program.kernels[symbol] = Legalised(func)
+        inputs = tuple(self._source(operand) for operand in tir.tensors)
         outputs = self._values(var)
-        layer = Layer(
-            name=spans.name_of(call) or global_var.name_hint,
-            kind=global_var.name_hint.rstrip("0123456789"),
-            binary=False,
-            why_not=_FALLBACK,
-            fused=(),
-            macs=0,
-            bytes_in=sum(self.program.values[source].size for source in inputs if isinstance(source, str)),
-            bytes_out=sum(self.program.values[name].size for name in outputs),
-            bytes_weights=sum(source.nbytes for source in inputs if not isinstance(source, str)),
-            output_shape=self.program.values[outputs[0]].shape,
-            kernel=symbol,
-        )
+        kind = global_var.name_hint.rstrip("0123456789")
+        layer = self._layer(spans.name_of(tir.call) or global_var.name_hint, kind, symbol, inputs, outputs)
         # TVM's functions take their temporaries last, after the outputs.
         self.program.calls.append(Call(symbol, inputs, tuple(outputs), layer, spaces, len(inputs) + len(outputs)))
 
@@ -213,7 +265,7 @@ class _Selection:
 
     # The end ----------------------------------------------------------------------------------------------------
 
-    def _output(self, source: Any, number: int) -> None:
+    def _output(self, source: Source, number: int) -> None:
         """Name output `number`. One that nothing here computes (an input, a constant, the same tensor twice) is
         copied, because every output has memory of its own."""
         taken = {self.program.root(name) for name in (*self.program.inputs, *self.program.outputs)}
@@ -224,12 +276,9 @@ class _Selection:
         dtype = str(source.dtype) if not isinstance(source, str) else self.program.values[source].dtype
         name = f"copy{number}"
         self.program.values[name] = Value(name, shape, dtype)
-        symbol = f"copy_{name}"
-        count = int(np.prod(shape, dtype=np.int64))
-        self.program.kernels[symbol] = Kernel(symbol, _copy(count, dtype))
-        size = self.program.values[name].size
-        layer = Layer(symbol, "copy", False, "moves data only", (), 0, size, size, 0, shape, symbol)
-        self.program.calls.append(Call(symbol, (source,), (name,), layer))
+        kernel = Copy(Geometry(1, 1, 1, int(np.prod(shape, dtype=np.int64))), dtype)
+        inputs, constants = ((source,), ()) if isinstance(source, str) else ((), (source,))
+        self._call(kernel, Epilogue(), inputs, constants, (), [name], "")
         self.program.outputs.append(name)
 
     def _drop_unused(self) -> None:
@@ -244,7 +293,7 @@ class _Selection:
             if len(kept) == len(self.program.calls):
                 break
             self.program.calls = kept
-        used = {name for call in self.program.calls for name in (call.kernel, call.padding)}
+        used = {name for call in self.program.calls for name in (call.kernel, call.filler)}
         self.program.kernels = {name: kernel for name, kernel in self.program.kernels.items() if name in used}
 
 
@@ -253,10 +302,20 @@ class _Scope:
     """The network as seen from inside a fused function, whose parameters stand for values of main."""
 
     selection: _Selection
-    params: dict[Any, Source]
+    params: dict[relax.Var, Source]
 
-    def resolve(self, expression: Any) -> Source:
-        return self.params[expression] if expression in self.params else arguments.array(expression)
+    def resolve(self, expression: relax.Expr) -> Source:
+        return self.params[expression] if expression in self.params else array(expression)
+
+    def value(self, expression: relax.Expr) -> str:
+        source = self.resolve(expression)
+        assert isinstance(source, str)
+        return source
+
+    def constant(self, expression: relax.Expr) -> Array:
+        source = self.resolve(expression)
+        assert not isinstance(source, str)
+        return source
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self.selection.shape(name)
@@ -268,15 +327,7 @@ class _Scope:
         return self.selection.planes.get(name)
 
 
-def _unanchored(first: Any) -> str:
-    """What runs a function that begins with this call and has no anchor."""
-    if first.op.name not in (pack.RELAX, threshold.RELAX):
-        return "elementwise"
-    layout = bit_layout(first, int(first.args[0].ty.shape.values[-1]))
-    return "elementwise" if can_pack(layout, 1) else "packing"
-
-
-def _results(returned: Any, bindings: list[Any]) -> list[Any]:
+def _results(returned: relax.Expr, bindings: list[relax.Binding]) -> list[relax.Var]:
     """The variables a fused function returns, whatever names they go by at its end."""
     values = {binding.var: binding.value for binding in bindings if not isinstance(binding.value, tvm.ir.Call)}
     while returned in values:
@@ -302,15 +353,3 @@ def _temporaries_to_params(func: tirx.PrimFunc) -> tuple[tirx.PrimFunc, tuple[in
     )  # fmt: skip
     body = tvm.s_tir.SBlockRealize(realize.iter_values, realize.predicate, bare)
     return tirx.PrimFunc([*func.params, *block.alloc_buffers], body, func.ret_type, func.attrs), sizes
-
-
-def _copy(count: int, dtype: str) -> tirx.PrimFunc:
-    from tvm.script.ir_builder import IRBuilder
-    from tvm.tirx.script.builder import ir as T
-
-    with IRBuilder() as ib, T.prim_func():
-        source = T.arg("source", T.buffer((count,), dtype))
-        to = T.arg("to", T.buffer((count,), dtype))
-        with T.serial(0, count) as i:
-            T.buffer_store(to, source[i], [i])
-    return ib.get()

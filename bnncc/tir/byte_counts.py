@@ -2,7 +2,7 @@
 
 A tile of `pixels` x `vectors` byte accumulators takes words of the window and `vectors` vectors of weights, which are
 xor-ed, counted and added. A byte holds at most 31 counts of at most 8, so the tile is flushed into 16 bits before it
-can pass 255. What a lane is, the tile says:
+can pass 255. What a lane is, the window's words say:
 
 - an output channel: a word is one byte of the window, broadcast to all lanes, and sums need nothing more at the end;
 - a byte of the window: a word is a whole vector of it, a vector of weights belongs to one channel, and the lanes of
@@ -17,23 +17,48 @@ the next word.
 
 import itertools
 import math
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from bnncc.targets.target import Target, Tile
+from bnncc.targets.target import Target
 from bnncc.tir.pairwise import add_bytes
 from bnncc.tir.registers import Buffer, Expr, cast, load, local, ramp, splat, zeros
 
+# What `Loops` may be, the default first.
+UNROLL = (16, 8)
+COLUMNS = (4, 2)
+TOGETHER = (2, 1)
+
 _FLUSH = 31  # additions of at most 8 that a byte lane can hold
-_UNROLL = 16  # sums of one word each that are written out one by one at least, to save on the loop around them
 _LONG = 16  # words in a row that are one loop of any length: two loops would take more of the registers of 32-bit ARM
-_COLUMNS = 4  # of the window, whose words are kept in registers side by side
-_TOGETHER = 2  # vectors of weights that are counted step by step together
+
+
+@dataclass(frozen=True)
+class Loops:
+    """How the counting loop is written out.
+
+    unroll: sums of one word each that are written out one by one at least, to save on the loop around them. columns:
+    of the window, whose words are kept in registers side by side. together: vectors of weights that are counted step
+    by step together.
+    """
+
+    unroll: int
+    columns: int
+    together: int
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Accumulators held in registers: `pixels` x `vectors` in each of `rows` rows of the output."""
+
+    pixels: int
+    vectors: int
+    rows: int
+    loops: Loops
 
 
 @dataclass(frozen=True)
@@ -61,13 +86,13 @@ def accumulate(
     `tile.vectors` vectors of weights from `weights[weights_at]` on: pixel p (numbered row by row), vector v is number
     p * vectors + v. Weights lie vector after vector where lanes are channels, otherwise word after word, each of all
     vectors. Counts are uint8, uint16 or uint32 lanes; where lanes are bytes of the window, uint16 sums of two each."""
-    rows, columns = window.kernel
+    (rows, columns), loops = window.kernel, tile.loops
     lanes, total = target.popcount_lanes, rows * columns * window.words
     in_bytes = window.word_bytes > 1
     # Bytes from the weights of one word to the next, and of one vector to the next.
     next_word, next_vector = (tile.vectors * lanes, lanes) if in_bytes else (lanes, total * lanes)
     # Rows of the window that are counted at a time.
-    depth = rows if tile.rows > 1 and rows * min(columns, _COLUMNS) <= _FLUSH else 1
+    depth = rows if tile.rows > 1 and rows * min(columns, loops.columns) <= _FLUSH else 1
     everything, zero = ramp(0, lanes), tirx.const(0, "int32")
     pixels = [r * window.below + p * window.pixel for r in range(tile.rows) for p in range(tile.pixels)]
     narrow = zeros(len(pixels) * tile.vectors, "uint8", lanes)
@@ -91,8 +116,8 @@ def accumulate(
             else:
                 steps = {pixel + i * window.row + k * window.column for pixel in pixels for k in range(first, end)}
             values |= _read(window, target, bits, here, sorted(steps - values.keys()))
-            for v in range(0, tile.vectors, _TOGETHER):
-                vectors = range(v, min(v + _TOGETHER, tile.vectors))
+            for v in range(0, tile.vectors, loops.together):
+                vectors = range(v, min(v + loops.together, tile.vectors))
                 places = [u * next_vector + (i * columns + first + j) * window.words * next_word for u in vectors]
                 factors = [load(weights, weights_here + place, lanes) for place in places]
                 # Step by step over all of them: in-order cores run best when dependent instructions lie apart.
@@ -104,12 +129,12 @@ def accumulate(
 
     def count_all(row: Expr, first: int, end: int, word: Expr, words: Expr, unit: int) -> None:
         """`words` words, a multiple of `unit`, from `word` on."""
-        unrolled = math.gcd(unit, max(1, _UNROLL // (len(narrow) * depth * (end - first))))
+        unrolled = math.gcd(unit, max(1, loops.unroll // (len(narrow) * depth * (end - first))))
         with _loop(words // unrolled) as i:
             for part in range(unrolled):
                 count(row, first, end, word + (i * unrolled + part))
 
-    parts = [(first, min(first + _COLUMNS, columns)) for first in range(0, columns, _COLUMNS)]
+    parts = [(first, min(first + loops.columns, columns)) for first in range(0, columns, loops.columns)]
     if total <= _FLUSH:
         with _loop(rows // depth) as row:
             for first, end in parts:
@@ -176,7 +201,7 @@ def _widened(narrow: Buffer, target: Target) -> Buffer:
     return wide
 
 
-def _loop(count: Expr) -> Any:
+def _loop(count: Expr) -> AbstractContextManager[Expr]:
     """A loop over `count` things; none for one thing, because LLVM moves instructions out of the block that such a loop
     leaves, and then all sums wait at its end."""
     return nullcontext(tirx.const(0, "int32")) if isinstance(count, int) and count == 1 else T.serial(0, count)

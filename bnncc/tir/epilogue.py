@@ -5,21 +5,22 @@ plain data: parameters, steps, outputs. Any number of outputs is allowed, so one
 and the packed signs that the next binary layer reads. Tensors are NHWC.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from bnncc.tir.registers import Buffer, Expr, bits_of, cast, load, ramp, splat, store
+from bnncc.ops.elementwise import OPERATIONS
+from bnncc.tir.registers import Buffer, Expr, bits_of, load, ramp, splat, store
 
 
 @dataclass(frozen=True)
 class Param:
     """An operand in memory: "tensor" has the output's shape [N, H, W, C], "channel" is [C]."""
 
-    kind: str
+    kind: Literal["tensor", "channel"]
     dtype: str
 
 
@@ -28,14 +29,14 @@ class Operand:
     """What a step reads: ("value", i) the i-th value (0 is the accumulator, i the result of step i - 1),
     ("param", i) the i-th parameter, or ("scalar", _, x) the constant x."""
 
-    kind: str
+    kind: Literal["value", "param", "scalar"]
     index: int = 0
     scalar: float = 0.0
 
 
 @dataclass(frozen=True)
 class Step:
-    """One elementwise operation, named as Relax names it without its prefix."""
+    """One operation of the table in bnncc/ops/elementwise.py, or a comparison that gives bits."""
 
     op: str
     operands: tuple[Operand, ...]
@@ -82,6 +83,13 @@ class Epilogue:
     steps: tuple[Step, ...] = ()
     outputs: tuple[Output, ...] = (Output(0, "float32"),)
 
+    @property
+    def layout(self) -> BitLayout:
+        """Where the bits go, for kernels that write nothing else."""
+        (output,) = self.outputs
+        assert output.bits is not None
+        return output.bits
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -102,76 +110,22 @@ class Pixel:
     x: Expr
 
 
-_BINARY: dict[str, Callable[[Expr, Expr], Expr]] = {
-    "add": lambda a, b: a + b,
-    "subtract": lambda a, b: a - b,
-    "divide": lambda a, b: a / b,
+# What gives bits: compared in the type of the accumulator, a boolean for each lane until it is packed.
+_COMPARISONS: dict[str, Callable[..., Expr]] = {
+    "pack": lambda a, least: a >= least,
+    "above": lambda a, limit: a > limit,
+    "at_least": lambda a, least: a >= least,
+    "threshold": lambda a, lo, hi: T.bitwise_and(a >= lo, a <= hi),
 }
 
 
 def _compute(step: Step, args: list[Expr], lanes: int) -> Expr:
-    """The value of one step. Booleans stand for bits until they are packed."""
-    a = args[0]
-    if step.op == "multiply":
-        if any(operand.kind == "scalar" and operand.scalar == 0 for operand in step.operands):
-            a = _fence(a, lanes)  # TVM takes x * 0 for 0, which it is not for NaN
-            return _product(a, _fence(args[1], lanes), lanes)
-        return _product(a, args[1], lanes)
-    if step.op in _BINARY:
-        # TVM takes x - x and 0 / x for 0, which they are not for NaN.
-        same = step.op == "subtract" and step.operands[0] == step.operands[1]
-        nothing = step.operands[0].kind == "scalar" and step.operands[0].scalar == 0
-        return _BINARY[step.op](_fence(a, lanes) if same or nothing else a, args[1])
-    if step.op == "negative":
-        return a * splat(tirx.const(-1.0, "float32"), lanes)
-    if step.op == "abs":
-        return T.Select(a < splat(tirx.const(0.0, "float32"), lanes), a * splat(tirx.const(-1.0, "float32"), lanes), a)
-    if step.op in ("maximum", "minimum"):
-        return _extreme(step, args, lanes)
-    if step.op == "relu":
-        return T.max(splat(tirx.const(0.0, "float32"), lanes), a)
-    if step.op == "clip":
-        return T.min(args[2], T.max(args[1], a))
-    if step.op == "prelu":
-        # Select, not max + min: it keeps a NaN and the sign of zero as the source does.
-        return T.Select(a < splat(tirx.const(0.0, "float32"), lanes), _product(a, args[1], lanes), a)
-    if step.op == "astype":
-        return cast(a, "float32", lanes)
-    if step.op == "pack":
-        return a >= args[1]
-    if step.op == "above":
-        return a > args[1]
-    if step.op == "threshold":
-        return T.bitwise_and(a >= args[1], a <= args[2])
-    if step.op == "at_least":
-        return a >= args[1]
-    if step.op == "binarize":
-        return T.Select(a >= args[1], splat(tirx.const(1.0, "float32"), lanes), args[2])
-    raise AssertionError(f"epilogue step {step.op} has no meaning here")
-
-
-def _extreme(step: Step, args: list[Expr], lanes: int) -> Expr:
-    """The larger or smaller of two, NaN where one is NaN. T.max and T.min give their second operand where the two do
-    not compare, so a number comes first; two tensors need a look at the one that comes first."""
-    op = T.max if step.op == "maximum" else T.min
-    first, second = args
-    if step.operands[0].kind == "scalar" and not math.isnan(step.operands[0].scalar):
-        return op(first, second)
-    if step.operands[1].kind == "scalar" and not math.isnan(step.operands[1].scalar):
-        return op(second, first)
-    return T.Select(first == _fence(first, lanes), op(first, second), first)
-
-
-def _product(a: Expr, b: Expr, lanes: int) -> Expr:
-    """a * b, rounded by itself. Contracted with a following addition it would be rounded once: where the source gives
-    exactly 0, the rounding error would decide the sign."""
-    return _fence(a * b, lanes)
-
-
-def _fence(value: Expr, lanes: int) -> Expr:
-    """The value, which nothing is simplified or contracted with."""
-    kind = "float32" if lanes == 1 else f"float32x{lanes}"
-    return T.call_llvm_pure_intrin(kind, "llvm.arithmetic.fence", value)
+    """The value of one step."""
+    if step.op in _COMPARISONS:
+        return _COMPARISONS[step.op](*args)
+    operation = OPERATIONS[step.op]
+    assert operation.emit is not None, f"no kernel computes {step.op}"
+    return operation.emit(*args, lanes=lanes)
 
 
 def load_channels(epilogue: Epilogue, params: list[Buffer], channel: Expr, lanes: int, valid: int) -> list[Expr]:
@@ -214,7 +168,7 @@ def emit(
         dtype = "int32" if step.op in ("threshold", "at_least") else "float32"
         value = _compute(step, [operand(source, dtype) for source in step.operands], lanes)
         # TVM's analyzer cannot bind a vector of booleans; each is read once, so nothing is computed twice.
-        values.append(value if step.op in ("pack", "above", "threshold", "at_least") else T.Bind(value))
+        values.append(value if step.op in _COMPARISONS else T.Bind(value))
     for output, buffer in zip(epilogue.outputs, outputs, strict=True):
         if output.bits is None:
             store(buffer, at, values[output.value], lanes, valid)

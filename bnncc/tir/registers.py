@@ -4,13 +4,10 @@ Buffers are flat. Local buffers of one vector each become registers, because LLV
 local array would not always be.
 """
 
-from typing import Any
-
 from tvm import tirx
+from tvm.tirx import Buffer as Buffer
+from tvm.tirx import Expr as Expr  # a Python number where TIR takes one, too
 from tvm.tirx.script.builder import ir as T
-
-Expr = Any  # tvm's expressions and buffers carry no Python types
-Buffer = Any
 
 
 def ramp(index: Expr, lanes: int) -> Expr:

@@ -8,10 +8,10 @@ belongs to no unit (borders of packed images) is written by the call that comput
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
+from tvm.tirx.script.builder.frame import ForFrame
 
 from bnncc.tir.registers import Expr
 
@@ -52,7 +52,7 @@ def share(units: int) -> Share:
     return Share(T.arg("begin", T.int32()), T.arg("end", T.int32()))
 
 
-def within(units: Range, begin: int, end: int) -> Any:
+def within(units: Range, begin: int, end: int) -> ForFrame:
     """A loop over those of `units` that lie from `begin` to before `end`."""
     first = T.max(units[0], tirx.const(begin, "int32"))
     return T.serial(first, T.max(first, T.min(units[1], tirx.const(end, "int32"))))

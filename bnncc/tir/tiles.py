@@ -2,18 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
+from tvm.tirx.script.builder.frame import ForFrame
 
-from bnncc.targets.target import Target, Tile
+from bnncc.targets.target import Target
 from bnncc.tir import epilogue as ep
 from bnncc.tir.registers import Buffer, Expr
 from bnncc.tir.shares import Range, Share, balance, within
 
 SLICE = 8  # channels in one byte of packed signs: the least that an epilogue handles at a time
-_L1_WEIGHTS = 16 * 1024  # weights up to this many bytes stay in the first-level cache while rows are walked
 
 
 def arg(name: str, dtype: str) -> Buffer:
@@ -32,12 +31,6 @@ def float_lanes(target: Target) -> int:
     """Channels in one float vector of a kernel: the target's, but a byte of signs at least. LLVM makes two registers
     of one such vector where they have 128 bits."""
     return max(SLICE, target.float_lanes)
-
-
-def float_tile(target: Target, work: Any) -> Tile:
-    """The target's tile with `vectors` counted in vectors of `float_lanes`."""
-    tile = target.tile(work)
-    return Tile(tile.pixels, -(-tile.vectors * target.float_lanes // float_lanes(target)))
 
 
 def slices(channels: int, lanes: int) -> Iterator[tuple[int, int, int]]:
@@ -100,30 +93,28 @@ def walk_blocks(
 class Grid:
     """The tiles of a convolution's output, and how its work is divided.
 
-    lanes: channels of one vector. weight_bytes: weights of one group.
+    lanes: channels of one vector. pixels, vectors, rows: extents of a tile; `rows` divides the height of the output.
+    rows_first: walk all channels of a row before the next row, which is best when all weights stay in the first-level
+    cache; otherwise the weights of one block of channels are kept there while the rows are walked.
     """
 
     output: ep.Geometry
     groups: int
     lanes: int
-    tile: Tile
-    weight_bytes: int
+    pixels: int
+    vectors: int
+    rows: int
+    rows_first: bool
 
     @property
     def blocks(self) -> int:
         """Tiles of channels of one group."""
-        return block_count(self.output.channels // self.groups, self.lanes, self.tile.vectors)
+        return block_count(self.output.channels // self.groups, self.lanes, self.vectors)
 
     @property
     def bands(self) -> int:
         """Rows of tiles in one image."""
-        return self.output.rows // self.tile.rows
-
-    @property
-    def rows_first(self) -> bool:
-        """Walk all channels of a row before the next row, which is best when all weights stay in the first-level
-        cache. Otherwise the weights of one block of channels are kept there while the rows are walked."""
-        return self.weight_bytes <= _L1_WEIGHTS
+        return self.output.rows // self.rows
 
     @property
     def by_rows(self) -> bool:
@@ -139,7 +130,7 @@ class Grid:
     def walk(self, share: Share, emit: Callable[[Expr, Expr, Expr, int, int, Expr, Expr], None]) -> None:
         """Call `emit(n, group, block, vectors, channels, y, x)` for all tiles in the share."""
         out = self.output
-        channels, vectors, pixels = out.channels // self.groups, self.tile.vectors, self.tile.pixels
+        channels, vectors, pixels = out.channels // self.groups, self.vectors, self.pixels
         with T.serial(0, out.batch) as n, T.serial(0, self.groups) as group:
             bands: Range = (tirx.const(0, "int32"), tirx.const(self.bands, "int32"))
             only = None
@@ -150,14 +141,14 @@ class Grid:
 
             def walk_rows(block: Expr, vectors: int, count: int) -> None:
                 with T.serial(*bands) as band:
-                    y = T.Bind(band * self.tile.rows)
+                    y = T.Bind(band * self.rows)
                     walk_row(out.width, pixels, lambda x: emit(n, group, block, vectors, count, y, x))
 
             if not self.rows_first:
                 walk_blocks(channels, self.lanes, vectors, walk_rows, only)
             else:
                 with T.serial(*bands) as band:
-                    y = T.Bind(band * self.tile.rows)
+                    y = T.Bind(band * self.rows)
                     walk_blocks(
                         channels,
                         self.lanes,
@@ -166,7 +157,7 @@ class Grid:
                     )
 
 
-def _serial(count: int, only: Range | None) -> Any:
+def _serial(count: int, only: Range | None) -> ForFrame:
     """A loop over `count` things, or over those of them that are in `only`."""
     return T.serial(0, count) if only is None else within(only, 0, count)
 

@@ -15,7 +15,7 @@ _UNROLL = 9  # taps of one row of the window that are written out one by one
 
 
 @dataclass(frozen=True)
-class Window:
+class ImageWindow:
     """A window on images [N, in_rows, in_width, C]; pads are (top, left, bottom, right) pixels around them."""
 
     output: ep.Geometry
@@ -25,6 +25,11 @@ class Window:
     strides: tuple[int, int] = (1, 1)
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilations: tuple[int, int] = (1, 1)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """[N, in_rows, in_width, C]."""
+        return self.output.batch, self.in_rows, self.in_width, self.output.channels
 
     def at(self, n: Expr, y: Expr, x: Expr) -> Expr:
         """Number of the input pixel under the first tap of an output pixel; with padding it may lie outside, and so be
@@ -59,7 +64,9 @@ class Taps:
                     emit(i, j)
 
 
-def walk_windows(window: Window, pixels: int, part: Share, emit: Callable[[Expr, Expr, Expr, int, Taps], None]) -> None:
+def walk_windows(
+    window: ImageWindow, pixels: int, part: Share, emit: Callable[[Expr, Expr, Expr, int, Taps], None]
+) -> None:
     """Call `emit(n, y, x, pixels, taps)` for all output pixels of the rows in `part`: `pixels` at a time where all
     columns of the window are inside, one at a time at the left and right border."""
     width = window.output.width
@@ -88,7 +95,7 @@ def walk_windows(window: Window, pixels: int, part: Share, emit: Callable[[Expr,
     part.each_row(window.output.batch, window.output.rows, walk)
 
 
-def _range(window: Window, axis: int, position: Expr) -> tuple[Expr, Expr, Expr]:
+def _range(window: ImageWindow, axis: int, position: Expr) -> tuple[Expr, Expr, Expr]:
     """(first, end, padded) of the taps along one axis for the output pixel at `position`."""
     extent = (window.in_rows, window.in_width)[axis]
     size, stride, dilation = window.kernel[axis], window.strides[axis], window.dilations[axis]

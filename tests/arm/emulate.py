@@ -8,16 +8,18 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from bnncc import compiler, targets
 from bnncc.codegen.assemble import assemble
+from bnncc.options import Options
+from bnncc.runtime import abi
+from bnncc.runtime.abi import Team
+from bnncc.runtime.array import Array
 
-Array = npt.NDArray[Any]
+DEFAULTS = Options()
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,14 @@ def needs_qemu(target: str) -> None:
         pytest.skip(f"{program} is not installed")
 
 
+# Functions below by their places in the table of threads.
+TEAM = {Team.GOMP_PARALLEL: "team", Team.OMP_GET_THREAD_NUM: "thread", Team.SCHED_YIELD: "yield"}
+
 # No C library: three system calls are all it needs, and nothing is built first.
 _MAIN = """
 typedef unsigned long size;
-extern int bnncc_run({declarations}, void *arena);
-extern int bnncc_run_threads(int threads, void *const *table);
+extern int {run}({declarations});
+extern int {run_threads}(int threads, void *const *table);
 static long call(long number, long a, long b, long c) {{
   register long n __asm__("{number}") = number; register long x0 __asm__("{argument}0") = a;
   register long x1 __asm__("{argument}1") = b; register long x2 __asm__("{argument}2") = c;
@@ -69,7 +74,7 @@ static void whole(long number, long file, unsigned char *data, size count) {{
     done += now;
   }}
 }}
-static _Alignas(64) unsigned char arena[{arena} + 64];
+static _Alignas({alignment}) unsigned char arena[{arena} + {alignment}];
 {tensors}
 /* A team whose threads run one after the other. */
 static unsigned running;
@@ -80,42 +85,49 @@ static void team(int (*worker)(void *), void *data, unsigned threads, unsigned f
 }}
 void _start(void) {{
   {reads}
-  if (bnncc_run({arguments}, arena)) call({exit}, 4, 0, 0);
+  if ({run}({arguments})) call({exit}, 4, 0, 0);
   {writes}
-  void *table[] = {{team, thread, yield, {arguments}, arena}};
-  if (bnncc_run_threads(3, table)) call({exit}, 5, 0, 0);
+  void *table[] = {{{table}}};
+  if ({run_threads}(3, table)) call({exit}, 5, 0, 0);
   {writes}
   call({exit}, 0, 0, 0);
 }}
 """
 
 
-def run(model: Path, folder: Path, *inputs: Array, target: str = "arm", float_convs: Any = None) -> list[Array]:
+def run(model: Path, folder: Path, *inputs: Array, target: str = "arm", options: Options = DEFAULTS) -> list[Array]:
     """The outputs of `model`, compiled for `target` and executed under qemu; three threads that share the work must
     come to the same."""
     chosen = targets.find(target)
     machine = MACHINES[chosen.machine]
-    _, program, _ = compiler.lower(model, chosen, float_convs=float_convs)
-    objects, arena = assemble(program, chosen)
+    _, program, _ = compiler.lower(model, chosen, options)
+    objects, arena = assemble(program, chosen, options)
     names = []
     for number, content in enumerate(objects):
         names.append(f"{number}.o")
         (folder / names[-1]).write_bytes(content)
     tensors = [program.values[name] for name in (*program.inputs, *program.outputs)]
     sizes, split = [str(value.size) for value in tensors], len(program.inputs)
+    arguments = abi.arguments([f"t{i}" for i in range(split)], [f"t{i}" for i in range(split, len(tensors))], "arena")
     source = _MAIN.format(
-        declarations=", ".join(["void *"] * len(tensors)),
+        run=abi.RUN,
+        run_threads=abi.RUN_THREADS,
+        alignment=abi.ALIGNMENT,
+        declarations=", ".join(["void *"] * len(arguments)),
+        table=", ".join([*(function for _, function in sorted(TEAM.items())), *arguments]),
         arena=arena,
         number=machine.number,
         argument=machine.argument,
         exit=machine.exit,
-        tensors="\n".join(f"static _Alignas(64) unsigned char t{i}[{size}];" for i, size in enumerate(sizes)),
+        tensors="\n".join(
+            f"static _Alignas({abi.ALIGNMENT}) unsigned char t{i}[{size}];" for i, size in enumerate(sizes)
+        ),
         reads=" ".join(f"whole({machine.read}, 0, t{i}, {size});" for i, size in enumerate(sizes[:split])),
-        arguments=", ".join(f"t{i}" for i in range(len(tensors))),
+        arguments=", ".join(arguments),
         writes=" ".join(f"whole({machine.write}, 1, t{i + split}, {size});" for i, size in enumerate(sizes[split:])),
     )
     (folder / "main.c").write_text(source)
-    options = [
+    flags = [
         "-target",
         machine.triple,
         *machine.options,
@@ -125,7 +137,7 @@ def run(model: Path, folder: Path, *inputs: Array, target: str = "arm", float_co
         "-O1",
         "-static",
     ]
-    command = [sys.executable, "-m", "ziglang", "cc", *options, "-fno-stack-protector", "-o", "net", "main.c"]
+    command = [sys.executable, "-m", "ziglang", "cc", *flags, "-fno-stack-protector", "-o", "net", "main.c"]
     linked = subprocess.run([*command, *names], cwd=folder, capture_output=True, text=True, check=False)
     if "undefined symbol" in linked.stderr:  # it asks for libm: begin where a C library begins
         (folder / "main.c").write_text(source.replace("void _start(void)", "int main(void)"))

@@ -7,17 +7,17 @@ import pytest
 
 import bnncc
 from bnncc import compiler, targets
-from bnncc.passes.quantize_convs import QuantizeConvs, Range
+from bnncc.options import InputRange, Options, Quantize
 from tests.arm.emulate import needs_qemu, run
 from tests.onnxmodels import model, node
 
 
 def network(path: Path) -> None:
-    """A stem with strides and padding, and a convolution of 1x1."""
+    """A stem with strides and padding, and a convolution of 1x1, both of enough products to become integers."""
     random = np.random.default_rng(0)
     weights = {
         "w": random.standard_normal((24, 3, 7, 7)).astype(np.float32),
-        "v": random.standard_normal((20, 24, 1, 1)).astype(np.float32),
+        "v": random.standard_normal((100, 24, 1, 1)).astype(np.float32),
     }
     nodes = [
         node("Conv", ["x", "w"], "a", kernel_shape=[7, 7], strides=[2, 2], pads=[3, 3, 3, 3]),
@@ -33,13 +33,8 @@ def test_the_same_bits_as_here(name: str, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     network(path)
     x = np.random.default_rng(1).standard_normal((1, 3, 21, 19)).astype(np.float32)
-
-    def quantized(target: str) -> QuantizeConvs:
-        ranges = {0: Range(-3.0, 3.5), 1: Range(0.0, 40.0)}
-        dtype = targets.find(target).int8_inputs
-        return QuantizeConvs(ranges, dtype=dtype, fewest_macs=1, fewest_macs_per_input=1)
-
-    artifact = compiler.build(path, targets.find("native"), float_convs=quantized("native"))
+    options = Options(float_convs=Quantize({0: InputRange(-3.0, 3.5), 1: InputRange(0.0, 40.0)}))
+    artifact = compiler.build(path, targets.find("native"), options)
     assert [layer.kind for layer in artifact.manifest.layers].count("conv2d_int8") == 2
-    (found,) = run(path, tmp_path, x, target=name, float_convs=quantized(name))
-    assert np.array_equal(found, bnncc.load(artifact)(x))
+    (found,) = run(path, tmp_path, x, target=name, options=options)
+    assert np.array_equal(found, bnncc.load(artifact).run(x)["y"])

@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnncc.codegen.memory_plan import ALIGNMENT, Lifetime, plan
+from bnncc.codegen.memory_plan import Lifetime, plan
+from bnncc.runtime.abi import ALIGNMENT
 
 lifetimes = st.lists(
     st.tuples(st.integers(1, 5000), st.integers(0, 12), st.integers(0, 5)).map(

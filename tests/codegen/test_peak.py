@@ -1,17 +1,17 @@
 """The loops that measure the machine are the instructions they claim to be."""
 
-import ctypes
 import re
 
-import numpy as np
 import pytest
 
+from bnncc.bench import kernel
 from bnncc.codegen import peak
 from bnncc.codegen.llvm import compile_object
+from bnncc.runtime.abi import PeakKind
 from bnncc.targets import TARGETS
 from bnncc.targets.target import Target
 from bnncc.tir.int8_dot import dot
-from tests.kernelrun import each_target, load
+from tests.kernelrun import each_target
 
 # The popcount of the target's vectors, its multiply-add, and its products of 8-bit integers.
 INSTRUCTIONS = {
@@ -31,10 +31,10 @@ def test_assembly(name: str) -> None:
 
 @each_target
 def test_counts_products(target: Target) -> None:
-    function = load(peak.build(target), target)
+    function = kernel.load({"peak": peak.build(target)}, target)["peak"]
     int8 = dot(target).lanes * dot(target).group
-    for kind, lanes in ((peak.BINARY, target.vector_bits), (peak.FLOAT, target.float_lanes), (peak.INT8, int8)):
-        done = np.zeros(1, np.int64)
-        assert function(ctypes.c_int32(kind), ctypes.c_int64(1000), ctypes.c_void_p(done.ctypes.data)) == 0
-        assert done[0] % (1000 * lanes) == 0
-        assert done[0] > 0
+    lanes = {PeakKind.BINARY: target.vector_bits, PeakKind.FLOAT32: target.float_lanes, PeakKind.INT8: int8}
+    for kind in PeakKind:
+        done = kernel.peak(function, kind, 1000)
+        assert done % (1000 * lanes[kind]) == 0
+        assert done > 0

@@ -39,12 +39,12 @@ def check(nodes: list[Any], weights: dict[str, Array], x: Array, *, layers: int,
     rewritten = onnx.ModelProto()
     rewritten.CopyFrom(content)
     (record,) = dialects.apply(rewritten)
-    assert (record.rewrites, record.left) == (layers, {})
+    assert (record.rewrites, record.refused) == (layers, {})
     onnx.checker.check_model(rewritten)
     assert sum(n.domain == "bnncc" and n.op_type != "Binarize" for n in rewritten.graph.node) >= layers
     artifact = bnncc.compile(content.SerializeToString())
     assert sum(layer.binary for layer in artifact.manifest.layers) >= layers
-    for got in (run(rewritten, x)[0], bnncc.load(artifact)(x)):
+    for got in (run(rewritten, x)[0], next(iter(bnncc.load(artifact).run(x).values()))):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
@@ -131,7 +131,7 @@ def test_what_is_left_alone_is_said(nodes: list[Any], weights: dict[str, Array],
 def test_layers_without_a_sign_are_not_spoken_of() -> None:
     content = model([node("Conv", ["x", "w"], "y")], {"w": signs(6, 8, 3, 3)}, (1, 8, 5, 5), functions=False)
     (record,) = dialects.apply(content)
-    assert (record.rewrites, record.left) == (0, {})
+    assert (record.rewrites, record.refused) == (0, {})
 
 
 @settings(deadline=None, max_examples=15)

@@ -121,7 +121,7 @@ def assert_exported(module: nn.Module, shape: tuple[int, ...], path: Path) -> No
     torch.manual_seed(0)
     x = torch.randn(shape)
     bnncc.export(module.eval(), x, path)
-    got = bnncc.load(bnncc.compile(path))(x.numpy())
+    (got,) = bnncc.load(bnncc.compile(path)).run(x.numpy()).values()
     np.testing.assert_allclose(got, module(x).detach().numpy(), rtol=1e-5, atol=1e-5)
 
 

@@ -1,12 +1,14 @@
 """Running a kernel with an epilogue and comparing all its outputs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tvm import tirx
+from hypothesis import strategies as st
 
+from bnncc.kernels.kernel import Kernel
+from bnncc.kernels.schedule import Schedule
 from bnncc.targets.target import Target
 from tests.kernelrun import run
 from tests.kernels.epilogues import Case
@@ -14,10 +16,17 @@ from tests.kernels.epilogues import Case
 Array = npt.NDArray[Any]
 
 
+def schedules(kernel: Kernel, target: Target) -> st.SearchStrategy[Schedule]:
+    """The default and, as often, any other schedule that the kernel can have."""
+    return st.just(kernel.default(target)) | st.sampled_from(list(kernel.schedules(target)))
+
+
 def check(
-    kernel: tirx.PrimFunc,
+    kernel: Kernel,
     target: Target,
-    inputs: list[Array],
+    schedule: Schedule,
+    inputs: Sequence[Array],
+    constants: Sequence[Array],
     case: Case,
     accumulator: Array,
     rtol: float,
@@ -25,13 +34,17 @@ def check(
     execute: Callable[..., None] = run,
 ) -> None:
     """Floats agree within `rtol` and `atol`; integers are equal; bits are equal but where the float they compare is
-    within the same tolerance of its threshold."""
+    within the same tolerance of its threshold. inputs: with the workspace, where there is one, at their end."""
     epilogue = case.epilogue
     exact = rtol == 0 and atol == 0
     expected = case.expected(accumulator)
     # Filled with rubbish: every byte has to be written.
     results = [np.full(e.shape, 0x55, o.dtype) for e, o in zip(expected, epilogue.outputs, strict=True)]
-    execute(kernel, target, *inputs, *case.params, *results)
+    arranged = kernel.arrange(constants, target, schedule)
+    arguments = [inputs[0], *arranged, *inputs[1:], *case.params, *results]
+    found = kernel.arguments(epilogue, target, schedule)
+    assert [array.nbytes for array in arguments] == [argument.nbytes for argument in found], "arguments as declared"
+    execute(kernel.build(epilogue, target, schedule), target, *arguments)
     for output, want, got in zip(epilogue.outputs, expected, results, strict=True):
         if output.bits is None:
             np.testing.assert_allclose(got, want, rtol=rtol, atol=atol)

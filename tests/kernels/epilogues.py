@@ -8,6 +8,7 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 
 from bnncc.ops import bitpack
+from bnncc.ops.elementwise import OPERATIONS
 from bnncc.tir import epilogue as ep
 
 Array = npt.NDArray[Any]
@@ -51,23 +52,13 @@ class Case:
 
         a, *rest = [operand(source) for source in step.operands]
         match step.op:
-            case "add" | "subtract" | "multiply" | "divide" | "maximum" | "minimum":
-                return np.asarray(getattr(np, step.op)(a, rest[0]))
-            case "relu":
-                return np.maximum(a, np.float32(0))
-            case "clip":
-                return np.clip(a, rest[0], rest[1])
-            case "prelu":
-                return np.where(a < 0, a * rest[0], a)
-            case "astype":
-                return a.astype(np.float32)
             case "pack" | "at_least":
                 return a >= rest[0]
             case "threshold":
                 return (rest[0] <= a) & (a <= rest[1])
-            case "binarize":
-                return np.where(a >= rest[0], np.float32(1), rest[1]).astype(np.float32)
-        raise AssertionError(step.op)
+        meaning = OPERATIONS[step.op].meaning
+        assert meaning is not None
+        return meaning(a, *rest)
 
 
 def pack(bits: Array, layout: ep.BitLayout) -> Array:

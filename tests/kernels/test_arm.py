@@ -1,7 +1,6 @@
 """Every kernel becomes an object for 64-bit ARM, with the instructions that its speed depends on."""
 
 import re
-from collections.abc import Callable
 
 import pytest
 from tvm import tirx
@@ -9,21 +8,21 @@ from tvm import tirx
 from benchmarks import hot_loop
 from bnncc.codegen import peak
 from bnncc.codegen.llvm import compile_object
-from bnncc.kernels import (
-    conv2d,
-    dense,
-    depthwise,
-    elementwise,
-    global_pool,
-    or_pool2d,
-    pack,
-    pad_bits,
-    pool2d,
-    transpose,
-    xnor_conv2d,
-)
+from bnncc.kernels.conv2d import Conv2d
+from bnncc.kernels.dense import Dense
+from bnncc.kernels.depthwise import DepthwiseConv2d
+from bnncc.kernels.elementwise import Elementwise
+from bnncc.kernels.global_pool import GlobalPool
+from bnncc.kernels.kernel import Kernel
+from bnncc.kernels.or_pool2d import OrPool2d
+from bnncc.kernels.pack import Pack
+from bnncc.kernels.pad_bits import PadBits
+from bnncc.kernels.pool2d import Pool2d
+from bnncc.kernels.transpose import Transpose
+from bnncc.kernels.xnor_conv2d import XnorConv2d
+from bnncc.kernels.xnor_schedules import ChannelLanes, WindowLanes, XnorSchedule
 from bnncc.targets import TARGETS
-from bnncc.targets.target import Work
+from bnncc.targets.target import Target
 from bnncc.tir import epilogue as ep
 from tests.kernels.epilogues import param, scalar, value
 
@@ -45,49 +44,50 @@ THRESHOLD = ep.Epilogue(
     (ep.Step("threshold", (value(0), param(0), param(1))),),
     (ep.Output(1, "uint8", BITS),),
 )
-XNOR = xnor_conv2d.Shape(IMAGE, 8, 8, 16, (3, 3), (1, 1), (1, 1), 1, 2, (3, 3))
+PACKED = ep.Epilogue(outputs=(ep.Output(0, "uint8", BITS),))
+SUMS = ep.Epilogue(outputs=(ep.Output(0, "int32"),))
+BYTES = ep.Geometry(1, 6, 6, 5)
 
-# A kernel and the instructions expected in it; a byte of signs is and + addv.
-KERNELS: dict[str, tuple[Callable[[], tirx.PrimFunc], tuple[str, ...]]] = {
-    "conv2d": (
-        lambda: conv2d.build(conv2d.Shape(IMAGE, 6, 6, 8, (3, 3), pads=(1, 1, 1, 1)), DUAL, ARM),
-        ("fmla", "addv"),
-    ),
-    "depthwise": (lambda: depthwise.build(depthwise.Shape(IMAGE, 8, 8, (3, 3)), DUAL, ARM), ("fmla", "addv")),
-    "pool2d": (lambda: pool2d.build(pool2d.Shape(IMAGE, 12, 12, (2, 2), (2, 2)), DUAL, ARM), ("fcmgt|fmax", "addv")),
-    "global_pool": (lambda: global_pool.build(global_pool.Shape(PIXEL, 7, 7), DUAL, ARM), ("fadd", "addv")),
-    "dense": (lambda: dense.build(dense.Shape(PIXEL, 30), DUAL, ARM), ("fmla", "addv")),
-    "elementwise": (lambda: elementwise.build(elementwise.Shape(IMAGE), DUAL, ARM), ("addv",)),
-    "pack": (lambda: pack.build(pack.Shape(IMAGE, BITS), ARM), ("addv",)),
-    "pad_bits": (lambda: pad_bits.build(pad_bits.Shape(IMAGE, BITS), ARM), ()),
-    "or_pool2d": (lambda: or_pool2d.build(or_pool2d.Shape(IMAGE, 12, 12, (2, 2), (2, 2), bits=BITS), ARM), ("orr",)),
-    "transpose": (lambda: transpose.build(transpose.Shape(1, 3, 64), ARM), ()),
-    "peak": (lambda: peak.build(ARM), ("cnt", "fmla")),
-    "xnor_conv2d": (lambda: xnor_conv2d.build(XNOR, THRESHOLD, ARM), ("cnt", "addv")),
-}
+# A kernel with its epilogue, and the instructions expected in it; a byte of signs is and + addv.
+KERNELS: tuple[tuple[Kernel, ep.Epilogue, tuple[str, ...]], ...] = (
+    (Conv2d(IMAGE, 6, 6, 8, (3, 3), pads=(1, 1, 1, 1)), DUAL, ("fmla", "addv")),
+    (DepthwiseConv2d(IMAGE, 8, 8, (3, 3)), DUAL, ("fmla", "addv")),
+    (Pool2d(IMAGE, 12, 12, (2, 2), (2, 2)), DUAL, ("fcmgt|fmax", "addv")),
+    (GlobalPool(PIXEL, 7, 7), DUAL, ("fadd", "addv")),
+    (Dense(PIXEL, 30), DUAL, ("fmla", "addv")),
+    (Elementwise(IMAGE), DUAL, ("addv",)),
+    (Pack(IMAGE), PACKED, ("addv",)),
+    (PadBits(BYTES), PACKED, ()),
+    (OrPool2d(BYTES, 12, 12, (2, 2), (2, 2)), PACKED, ("orr",)),
+    (Transpose(ep.Geometry(1, 1, 64, 3)), ep.Epilogue(), ()),
+    (XnorConv2d(IMAGE, 8, 8, 128, 16, (3, 3), classes=(3, 3)), THRESHOLD, ("cnt", "addv")),
+)
 
 
-@pytest.mark.parametrize("name", KERNELS)
-def test_compiles(name: str) -> None:
-    build, instructions = KERNELS[name]
-    kernel = build()
-    assert compile_object({"kernel": kernel}, ARM)[:4] == b"\x7fELF"
-    text = compile_object({"kernel": kernel}, ARM, "s").decode()
+def assembly(kernel: tirx.PrimFunc, target: Target) -> str:
+    return compile_object({"kernel": kernel}, target, "s").decode()
+
+
+@pytest.mark.parametrize(("kernel", "epilogue", "instructions"), KERNELS, ids=[kernel.kind for kernel, *_ in KERNELS])
+def test_compiles(kernel: Kernel, epilogue: ep.Epilogue, instructions: tuple[str, ...]) -> None:
+    built = kernel.build(epilogue, ARM, kernel.default(ARM))
+    assert compile_object({"kernel": built}, ARM)[:4] == b"\x7fELF"
+    text = assembly(built, ARM)
     for instruction in instructions:
         assert re.search(rf"^\s({instruction})\s", text, re.MULTILINE), instruction
+
+
+def test_peak_compiles() -> None:
+    text = assembly(peak.build(ARM), ARM)
+    assert re.search(r"^\scnt\s", text, re.MULTILINE)
+    assert re.search(r"^\sfmla\s", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", ["arm", "rpi3"])
 def test_tiles_of_two_rows_stay_in_registers(name: str) -> None:
     """The 3x3 convolution of 64 channels at 56x56: nothing of a tile is spilled where it executes most."""
-    target = TARGETS[name]
-    out = ep.Geometry(1, 56, 56, 64)
-    kernel = xnor_conv2d.build(
-        xnor_conv2d.Shape(out, 58, 58, 8, (3, 3), (1, 1), (1, 1), 1, 2, (3, 3)),
-        ep.Epilogue(outputs=(ep.Output(0, "int32"),)),
-        target,
-    )
-    loop = hot_loop.find(compile_object({"kernel": kernel}, target, "s").decode())
+    target, conv = TARGETS[name], XnorConv2d(ep.Geometry(1, 56, 56, 64), 58, 58, 64, 8, (3, 3), classes=(3, 3))
+    loop = hot_loop.find(assembly(conv.build(SUMS, target, conv.default(target)), target))
     assert loop.macs == 9 * 2 * 2 * 64 * 8  # taps, rows, pixels, channels, one byte
     assert loop.spills == 0
 
@@ -95,11 +95,10 @@ def test_tiles_of_two_rows_stay_in_registers(name: str) -> None:
 @pytest.mark.parametrize("name", ["arm", "rpi3"])
 def test_lanes_that_are_bytes_need_no_broadcasts(name: str) -> None:
     """The 3x3 convolution of 512 channels at 7x7, whose pixels are whole vectors."""
-    target, out = TARGETS[name], ep.Geometry(1, 7, 7, 512)
-    shape = xnor_conv2d.Shape(out, 9, 9, 64, (3, 3), (1, 1), (1, 1), 1, 2, (3, 3))
-    assert shape.tile(target).lanes == "bytes"
-    kernel = xnor_conv2d.build(shape, ep.Epilogue(outputs=(ep.Output(0, "int32"),)), target)
-    text = compile_object({"kernel": kernel}, target, "s").decode()
+    target, conv = TARGETS[name], XnorConv2d(ep.Geometry(1, 7, 7, 512), 9, 9, 512, 64, (3, 3), classes=(3, 3))
+    schedule = conv.default(target)
+    assert isinstance(schedule, WindowLanes)
+    text = assembly(conv.build(SUMS, target, schedule), target)
     loop = hot_loop.find(text)
     assert loop.macs >= 3 * 7 * 2 * 128  # taps, pixels, channels, one vector
     assert loop.spills == 0
@@ -108,24 +107,31 @@ def test_lanes_that_are_bytes_need_no_broadcasts(name: str) -> None:
     assert re.search(r"^\saddp\s", text, re.MULTILINE)
 
 
+def convolution(kernel: int, extent: int, channels: int, pixel_bytes: int) -> XnorConv2d:
+    out, padded = ep.Geometry(1, extent, extent, channels), extent + kernel - 1
+    return XnorConv2d(out, padded, padded, 8 * pixel_bytes, pixel_bytes, (kernel, kernel))
+
+
 @pytest.mark.parametrize(
     ("channels", "pixel_bytes", "lanes"),
-    [(128, 16, "bytes"), (64, 8, "channels"), (136, 17, "channels"), (9088, 1136, "channels")],
+    [(128, 16, WindowLanes), (64, 8, ChannelLanes), (136, 17, ChannelLanes), (9088, 1136, ChannelLanes)],
     ids=["whole vectors", "half a vector", "a broken vector", "more than 16 bits"],
 )
-def test_what_lanes_are(channels: int, pixel_bytes: int, lanes: str) -> None:
-    assert ARM.tile(Work("xnor_conv2d", 28, channels, 9 * pixel_bytes, 3, 3, 28)).lanes == lanes
+def test_what_lanes_are(channels: int, pixel_bytes: int, lanes: type[XnorSchedule]) -> None:
+    assert type(convolution(3, 28, channels, pixel_bytes).default(ARM)) is lanes
 
 
 @pytest.mark.parametrize(
-    ("work", "rows"),
+    ("conv", "rows"),
     [
-        (Work("xnor_conv2d", 14, 64, 72, 3, 3, 14), 2),
-        (Work("xnor_conv2d", 7, 64, 72, 3, 3, 7), 1),
-        (Work("xnor_conv2d", 14, 64, 200, 5, 5, 14), 1),
-        (Work("xnor_conv2d", 14, 256, 32, 1, 1, 14), 1),
+        (convolution(3, 14, 64, 8), 2),
+        (convolution(3, 7, 64, 8), 1),
+        (convolution(5, 14, 64, 8), 1),
+        (convolution(1, 14, 256, 32), 1),
     ],
     ids=["3x3", "an odd height", "a large window", "no shared rows"],
 )
-def test_rows_of_tiles(work: Work, rows: int) -> None:
-    assert ARM.tile(work).rows == rows
+def test_rows_of_tiles(conv: XnorConv2d, rows: int) -> None:
+    schedule = conv.default(ARM)
+    assert isinstance(schedule, ChannelLanes | WindowLanes)
+    assert schedule.rows == rows

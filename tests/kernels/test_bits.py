@@ -10,15 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bnncc.kernels import or_pool2d, pad_bits, xnor_conv2d
+from bnncc.kernels.or_pool2d import OrPool2d
+from bnncc.kernels.pad_bits import PadBits
+from bnncc.kernels.schedule import Schedule
+from bnncc.kernels.xnor_conv2d import XnorConv2d
+from bnncc.kernels.xnor_schedules import ChannelLanes, WindowLanes, XnorSchedule
 from bnncc.ops import bitpack
 from bnncc.runtime import cpu
 from bnncc.targets import TARGETS
-from bnncc.targets.target import Target, Tile
+from bnncc.targets.target import Target
 from bnncc.tir import epilogue as ep
 from tests.kernelrun import each_target, run
 from tests.kernels import epilogues
-from tests.kernels.checks import check
+from tests.kernels.checks import check, schedules
 
 Array = npt.NDArray[Any]
 SETTINGS = settings(max_examples=25, deadline=None)
@@ -39,9 +43,7 @@ def random_bits(random: np.random.Generator, shape: tuple[int, ...], layout: ep.
     return epilogues.pack(random.integers(0, 2, (*shape, layout.channels)).astype(bool), inner)
 
 
-def correlate(
-    bits: Array, weights: Array, offset: Array, classes: tuple[Array, Array], shape: xnor_conv2d.Shape
-) -> Array:
+def correlate(bits: Array, weights: Array, offset: Array, classes: tuple[Array, Array], shape: XnorConv2d) -> Array:
     """int32 [N, rows, width, O] from packed bits and weights [O, taps, group_bytes], tap after tap."""
     out, size = shape.output, shape.group_bytes
     acc = np.broadcast_to(offset[classes[0]][:, classes[1]], (out.batch, out.rows, out.width, out.channels)).copy()
@@ -51,7 +53,7 @@ def correlate(
         for o in range(out.channels):
             group = o // shape.group_channels
             word = pixels[..., group * size : (group + 1) * size] ^ weights[o, tap]
-            acc[..., o] -= shape.step * np.bitwise_count(word).sum(axis=-1, dtype=np.int32)
+            acc[..., o] -= shape.bit_weight * np.bitwise_count(word).sum(axis=-1, dtype=np.int32)
     return acc
 
 
@@ -62,10 +64,12 @@ def check_xnor_conv2d(
     rows: int,
     width: int,
     channels_of: tuple[int, ...] = (1, 7, 8, 20, 40, 64, 100, 200, 300),
+    lanes: type[XnorSchedule] | None = None,
 ) -> None:
-    """One convolution of this window and output, on one of these numbers of channels, with anything else drawn."""
+    """One convolution of this window and output, on one of these numbers of channels, with anything else drawn; with
+    any schedule, or any of the class `lanes`."""
     strides, dilations = (data.draw(st.tuples(*[st.integers(1, 2)] * 2)) for _ in range(2))
-    groups, step = data.draw(st.sampled_from([1, 1, 1, 2, 4])), data.draw(st.integers(1, 2))
+    groups, bit_weight = data.draw(st.sampled_from([1, 1, 1, 2, 4])), data.draw(st.integers(1, 2))
     channels = data.draw(st.sampled_from(channels_of))
     out_channels = data.draw(st.sampled_from([1, 5, 8, 16, 24, 40, 72, 100]))
     group_bytes = bitpack.packed_bytes(channels, target.word_bytes)
@@ -73,7 +77,11 @@ def check_xnor_conv2d(
     in_width = (width - 1) * strides[1] + (kernel[1] - 1) * dilations[1] + 1
     out = ep.Geometry(data.draw(st.integers(1, 2)), rows, width, groups * out_channels)
     classes = data.draw(st.sampled_from([(1, 1), (3, 3), (2, 1)]))
-    shape = xnor_conv2d.Shape(out, in_rows, in_width, group_bytes, kernel, strides, dilations, groups, step, classes)
+    conv = XnorConv2d(
+        out, in_rows, in_width, channels, group_bytes, kernel, strides, dilations, groups, bit_weight, classes
+    )
+    possible = schedules(conv, target) if lanes is None else st.sampled_from(list(lanes.space(conv, target)))
+    schedule = data.draw(possible)
     case = data.draw(epilogues.cases(out, "int32", groups))
     random = np.random.default_rng(0)
     bits = random_bits(random, (out.batch, in_rows, in_width), ep.BitLayout(groups * channels, groups, group_bytes))
@@ -84,13 +92,11 @@ def check_xnor_conv2d(
         random.integers(0, classes[0], rows).astype(np.int32),
         random.integers(0, classes[1], width).astype(np.int32),
     )
-    inputs = [bits, xnor_conv2d.arrange_weights(weights, shape, target), offset, *where]
-    expected = correlate(bits, weights, offset, where, shape)
+    expected = correlate(bits, weights, offset, where, conv)
     # Integers and thresholds are equal; floats after them differ by the roundings that a fused multiply-add saves.
     tolerance = 0.0 if all(o.dtype != "float32" for o in case.epilogue.outputs) else 1e-5
-    check(
-        xnor_conv2d.build(shape, case.epilogue, target), target, inputs, case, expected, rtol=tolerance, atol=tolerance
-    )
+    constants: list[Array] = [weights, offset, *where]
+    check(conv, target, schedule, [bits], constants, case, expected, rtol=tolerance, atol=tolerance)
 
 
 @each_target
@@ -98,20 +104,17 @@ def check_xnor_conv2d(
 @given(data=st.data())
 def test_xnor_conv2d(target: Target, data: st.DataObject) -> None:
     kernel = data.draw(st.tuples(*[st.integers(1, 3)] * 2))
-    check_xnor_conv2d(target, data, kernel, data.draw(st.integers(1, 5)), data.draw(st.integers(1, 17)))
+    check_xnor_conv2d(target, data, kernel, data.draw(st.integers(1, 6)), data.draw(st.integers(1, 17)))
 
 
 @x86_stands_in
 @SETTINGS
 @given(data=st.data())
-def test_tiles_of_several_rows(data: st.DataObject) -> None:
+def test_lanes_that_are_channels(data: st.DataObject) -> None:
     """As ARM has them, by the byte lanes of any x86; a window of 5x7 is too large to be counted at once."""
-    width, tile_rows = data.draw(st.integers(1, 9)), data.draw(st.integers(2, 3))
-    pixels, vectors = data.draw(st.integers(1, min(3, width))), data.draw(st.integers(1, 4))
-    target = replace(TARGETS["x86"], rules=(lambda _: Tile(pixels, vectors, tile_rows),))
-    assert target.lane_bits == 8
     kernel = data.draw(st.sampled_from([(1, 1), (3, 3), (3, 3), (2, 3), (3, 5), (5, 7)]))
-    check_xnor_conv2d(target, data, kernel, tile_rows * data.draw(st.integers(1, 3)), width)
+    rows, width = data.draw(st.sampled_from([2, 3, 4, 6])), data.draw(st.integers(1, 9))
+    check_xnor_conv2d(TARGETS["x86"], data, kernel, rows, width, lanes=ChannelLanes)
 
 
 @x86_stands_in
@@ -119,12 +122,10 @@ def test_tiles_of_several_rows(data: st.DataObject) -> None:
 @given(data=st.data())
 def test_lanes_that_are_bytes_of_the_window(data: st.DataObject) -> None:
     """As ARM has them; whole vectors of a pixel's bits, tail bits among them, sums of one to many words."""
-    width, tile_rows = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 2))
-    tile = Tile(data.draw(st.integers(1, min(4, width))), data.draw(st.sampled_from([1, 2, 4, 8])), tile_rows, "bytes")
-    target = replace(TARGETS["x86"], rules=(lambda _: tile,))
     kernel = data.draw(st.sampled_from([(1, 1), (3, 3), (3, 3), (2, 3), (1, 5), (5, 7)]))
-    rows = tile_rows * data.draw(st.integers(1, 3))
-    check_xnor_conv2d(target, data, kernel, rows, width, channels_of=(121, 128, 250, 384, 1024))
+    rows, width = data.draw(st.sampled_from([1, 2, 3, 4])), data.draw(st.integers(1, 9))
+    channels_of = (121, 128, 250, 384, 1024)
+    check_xnor_conv2d(TARGETS["x86"], data, kernel, rows, width, channels_of, lanes=WindowLanes)
 
 
 @x86_stands_in
@@ -132,11 +133,10 @@ def test_lanes_that_are_bytes_of_the_window(data: st.DataObject) -> None:
 @given(data=st.data())
 def test_lanes_broadcast_from_registers(data: st.DataObject) -> None:
     """As ARM has them: bytes that lie near one another are read as one vector."""
-    width, tile_rows = data.draw(st.integers(1, 17)), data.draw(st.integers(1, 2))
-    tile = Tile(data.draw(st.integers(1, min(8, width))), data.draw(st.integers(1, 4)), tile_rows)
-    target = replace(TARGETS["x86"], rules=(lambda _: tile,), broadcasts_lanes=True)
+    target = replace(TARGETS["x86"], broadcasts_lanes=True)
     kernel = data.draw(st.sampled_from([(1, 1), (3, 3), (2, 3), (5, 7)]))
-    check_xnor_conv2d(target, data, kernel, tile_rows * data.draw(st.integers(1, 3)), width)
+    rows, width = data.draw(st.sampled_from([1, 2, 4])), data.draw(st.integers(1, 17))
+    check_xnor_conv2d(target, data, kernel, rows, width, lanes=ChannelLanes)
 
 
 @each_target
@@ -144,13 +144,13 @@ def test_lanes_broadcast_from_registers(data: st.DataObject) -> None:
 def test_long_sums_do_not_overflow(target: Target, channels: int) -> None:
     """Every bit differs from its weight: the largest count there is, beyond 16 bits for 3x3x9000."""
     size = bitpack.packed_bytes(channels, target.word_bytes)
-    shape = xnor_conv2d.Shape(ep.Geometry(1, 1, 1, 8), 3, 3, size, (3, 3), (1, 1), (1, 1), 1, 2, (1, 1))
+    conv = XnorConv2d(ep.Geometry(1, 1, 1, 8), 3, 3, channels, size, (3, 3))
+    schedule = conv.default(target)
     bits = np.broadcast_to(bitpack.pack(np.ones(channels, bool), target.word_bytes), (1, 3, 3, size)).copy()
-    inputs = [bits, xnor_conv2d.arrange_weights(np.zeros((8, 9, size), np.uint8), shape, target)]
     zeros = np.zeros(8, np.int32)
+    constants = conv.arrange([np.zeros((8, 9, size), np.uint8), zeros, zeros[:1], zeros[:1]], target, schedule)
     got = np.zeros((1, 1, 1, 8), np.int32)
-    kernel = xnor_conv2d.build(shape, ep.Epilogue(outputs=(ep.Output(0, "int32"),)), target)
-    run(kernel, target, *inputs, zeros, zeros[:1], zeros[:1], got)
+    run(conv.build(ep.Epilogue(outputs=(ep.Output(0, "int32"),)), target, schedule), target, bits, *constants, got)
     np.testing.assert_array_equal(got, -2 * 9 * channels)
 
 
@@ -181,12 +181,9 @@ def test_pad_bits(target: Target, image: tuple[ep.BitLayout, int], rows: int, wi
     bits = random_bits(np.random.default_rng(0), (batch, rows, width), layout)
     expected = bordered(bits, layout)
     got = np.full(expected.shape, 0x55, np.uint8)
-    run(
-        pad_bits.build(pad_bits.Shape(ep.Geometry(batch, rows, width, layout.channels), layout), target),
-        target,
-        bits,
-        got,
-    )
+    kernel = PadBits(ep.Geometry(batch, rows, width, layout.pixel_bytes))
+    epilogue = ep.Epilogue(outputs=(ep.Output(0, "uint8", layout),))
+    run(kernel.build(epilogue, target, Schedule()), target, bits, got)
     np.testing.assert_array_equal(got, expected)
 
 
@@ -208,7 +205,8 @@ def test_or_pool2d(target: Target, image: tuple[ep.BitLayout, int], data: st.Dat
             pooled |= padded[:, i :: strides[0], j :: strides[1]][:, : extents[0], : extents[1]]
     expected = bordered(pooled, layout)
     got = np.full(expected.shape, 0x55, np.uint8)
-    out = ep.Geometry(batch, extents[0], extents[1], layout.channels)
-    shape = or_pool2d.Shape(out, rows, width, kernel, strides, pads, bits=layout)
-    run(or_pool2d.build(shape, target), target, bits, got)
+    out = ep.Geometry(batch, extents[0], extents[1], layout.pixel_bytes)
+    pool = OrPool2d(out, rows, width, kernel, strides, pads)
+    epilogue = ep.Epilogue(outputs=(ep.Output(0, "uint8", layout),))
+    run(pool.build(epilogue, target, data.draw(schedules(pool, target))), target, bits, got)
     np.testing.assert_array_equal(got, expected)

@@ -9,12 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tvm import tirx
 
-from bnncc.kernels import conv2d, dense, depthwise
+from bnncc.bench.kernel import call, load
+from bnncc.kernels.conv2d import Conv2d
+from bnncc.kernels.dense import Dense
+from bnncc.kernels.depthwise import DepthwiseConv2d
 from bnncc.targets.target import Target
 from bnncc.tir import epilogue as ep
 from bnncc.tir import shares
-from tests.kernelrun import call, each_target, load, run
-from tests.kernels.checks import check
+from tests.kernelrun import each_target, run
+from tests.kernels.checks import check, schedules
 from tests.kernels.epilogues import cases
 
 Array = npt.NDArray[Any]
@@ -66,32 +69,31 @@ def test_conv2d(target: Target, data: st.DataObject) -> None:
     per_in, per_out = data.draw(st.integers(1, 20)), data.draw(st.sampled_from([1, 3, 8, 12, 16, 24, 40, 67, 80]))
     batch, nchw = data.draw(st.integers(1, 2)), data.draw(st.booleans())
     out = ep.Geometry(batch, rows, width, groups * per_out)
-    shape = conv2d.Shape(out, in_rows, in_width, groups * per_in, kernel, strides, pads, dilations, groups, nchw)
+    conv = Conv2d(out, in_rows, in_width, groups * per_in, kernel, strides, pads, dilations, groups, nchw)
+    schedule = data.draw(schedules(conv, target))
     case = data.draw(cases(out, groups=groups))
     random = np.random.default_rng(0)
     x = random.standard_normal((batch, in_rows, in_width, groups * per_in)).astype(np.float32)
     w = random.standard_normal((*kernel, per_in, groups * per_out)).astype(np.float32)
-    size = conv2d.workspace_bytes(shape, target)
     source = np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if nchw else x
-    inputs: list[Array] = [source, conv2d.arrange_weights(w, groups, target)]
-    expected = convolve(x, w, shape, groups)
+    inputs: list[Array] = [source]
+    expected = convolve(x, w, conv, groups)
     execute = run
-    if size:
-        padding = conv2d.build_padding(shape, target)
-        inputs.append(np.full(size, 0xFF, np.uint8))
+    if filler := conv.filler():
+        padding = filler.build(ep.Epilogue(), target, filler.default(target))
+        inputs.append(np.full(conv.workspace_bytes(), 0xFF, np.uint8))
         if batch == 1:
             run(padding, target, source, inputs[-1])
         else:
             execute = partial(one_image_after_the_other, padding, batch)
-    built = conv2d.build(shape, case.epilogue, target)
-    check(built, target, inputs, case, expected, rtol=1e-5, atol=2e-4, execute=execute)
+    check(conv, target, schedule, inputs, [w], case, expected, rtol=1e-5, atol=2e-4, execute=execute)
 
 
 def one_image_after_the_other(
     padding: tirx.PrimFunc, batch: int, kernel: tirx.PrimFunc, target: Target, *arrays: Array
 ) -> None:
     """Run a padded convolution: its workspace, arrays[2], has room for one image."""
-    pad, convolution = load(padding, target), load(kernel, target)
+    pad, convolution = load({"pad": padding, "kernel": kernel}, target).values()
     rows, units = shares.units(padding) // batch, shares.units(kernel) // batch
     for n in range(batch):
         call(pad, [arrays[0], arrays[2]], (n * rows, (n + 1) * rows))
@@ -105,14 +107,14 @@ def test_depthwise(target: Target, data: st.DataObject) -> None:
     kernel, strides, pads, dilations, in_rows, in_width, rows, width = data.draw(windows())
     channels, batch = data.draw(st.sampled_from([1, 3, 8, 12, 16, 24, 40, 67])), data.draw(st.integers(1, 2))
     out = ep.Geometry(batch, rows, width, channels)
-    shape = depthwise.Shape(out, in_rows, in_width, kernel, strides, pads, dilations)
+    conv = DepthwiseConv2d(out, in_rows, in_width, kernel, strides, pads, dilations)
+    schedule = data.draw(schedules(conv, target))
     case = data.draw(cases(out))
     random = np.random.default_rng(0)
     x = random.standard_normal((batch, in_rows, in_width, channels)).astype(np.float32)
     w = random.standard_normal((*kernel, 1, channels)).astype(np.float32)
-    inputs = [x, depthwise.arrange_weights(w, target)]
-    built = depthwise.build(shape, case.epilogue, target)
-    check(built, target, inputs, case, convolve(x, w, shape, channels), rtol=1e-5, atol=2e-5)
+    expected = convolve(x, w, conv, channels)
+    check(conv, target, schedule, [x], [w], case, expected, rtol=1e-5, atol=2e-5)
 
 
 @each_target
@@ -125,7 +127,6 @@ def test_dense(target: Target, data: st.DataObject) -> None:
     random = np.random.default_rng(0)
     x = random.standard_normal((rows, size)).astype(np.float32)
     w = random.standard_normal((size, out.channels)).astype(np.float32)
-    inputs = [x, dense.arrange_weights(w, target)]
-    built = dense.build(dense.Shape(out, size), case.epilogue, target)
     product = (x.astype(np.float64) @ w).astype(np.float32).reshape(rows, 1, 1, -1)
-    check(built, target, inputs, case, product, rtol=1e-5, atol=2e-5)
+    dense = Dense(out, size)
+    check(dense, target, data.draw(schedules(dense, target)), [x], [w], case, product, rtol=1e-5, atol=2e-5)

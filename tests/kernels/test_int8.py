@@ -12,7 +12,9 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from bnncc.codegen.llvm import compile_object
-from bnncc.kernels import conv2d_int8, quantize
+from bnncc.kernels.conv2d_int8 import Conv2dInt8
+from bnncc.kernels.quantize import Quantize, interleaves
+from bnncc.kernels.schedule import Schedule
 from bnncc.ops import conv2d_int8 as conv2d_int8_op
 from bnncc.ops import quantize as quantize_op
 from bnncc.targets import TARGETS
@@ -22,7 +24,7 @@ from bnncc.tir import int8_dot
 from bnncc.tir.registers import local, ramp
 from bnncc.tir.tiles import arg
 from tests.kernelrun import each_target, run
-from tests.kernels.checks import check
+from tests.kernels.checks import check, schedules
 from tests.kernels.epilogues import cases
 from tests.kernels.test_conv2d import windows
 
@@ -61,17 +63,16 @@ def test_conv2d_int8(target: Target, data: st.DataObject) -> None:
     out = ep.Geometry(batch, rows, width, outputs)
     run_length = kernel[1] * channels if dilations[1] == 1 else channels
     row = in_width * channels + -run_length % 4
-    shape = conv2d_int8.Shape(out, in_rows, row, channels, kernel, strides, dilations)
+    conv = Conv2dInt8(out, in_rows, row, channels, kernel, strides, dilations)
+    schedule = data.draw(schedules(conv, target))
     case = data.draw(cases(out, dtype="int32"))
     q, w = integers(use.inputs, (batch, in_rows, row), seed), weights_of((*kernel, channels, outputs), seed)
     bias = np.random.default_rng(seed).integers(-(2**20), 2**20, outputs, dtype=np.int32)
     want = conv2d_int8_op.meaning(q, w, bias, width=in_width, strides=strides, dilations=dilations)
-    arranged = conv2d_int8.arrange_weights(w, bias, shape, target)
-    built = conv2d_int8.build(shape, case.epilogue, target)
     # Sums are equal; what is computed from them in float32 differs by its own rounding.
     plain = not case.params
     tolerance = (0.0, 0.0) if plain or case.epilogue.outputs[0].dtype == "uint8" else (1e-6, 1e-2)
-    check(built, target, [q, *arranged], case, want, rtol=tolerance[0], atol=tolerance[1])
+    check(conv, target, schedule, [q], [w, bias], case, want, rtol=tolerance[0], atol=tolerance[1])
 
 
 @each_target
@@ -80,7 +81,7 @@ def test_conv2d_int8(target: Target, data: st.DataObject) -> None:
 def test_quantize(target: Target, data: st.DataObject) -> None:
     batch, rows, width = (data.draw(st.integers(1, high)) for high in (2, 5, 40))
     channels, nchw = data.draw(st.sampled_from([1, 2, 3, 4, 7, 16])), data.draw(st.booleans())
-    nchw = nchw and quantize.interleaves(channels)
+    nchw = nchw and interleaves(channels)
     pads = data.draw(st.tuples(*[st.integers(0, 3)] * 4))
     dtype = data.draw(st.sampled_from(sorted(quantize_op.LIMITS)))
     row = (pads[1] + width + pads[3]) * channels + data.draw(st.integers(0, 7))
@@ -89,11 +90,11 @@ def test_quantize(target: Target, data: st.DataObject) -> None:
     x = np.random.default_rng(0).standard_normal((batch, rows, width, channels)).astype(np.float32) * 4
     x = np.where(np.random.default_rng(1).random(x.shape) < 0.3, np.round(x) + np.float32(0.5), x)  # ties
     x.reshape(-1)[:4] = np.array([np.nan, np.inf, -np.inf, -0.0], np.float32)[: x.size]
-    shape = quantize.Shape(batch, rows, width, channels, pads, row, inverse, zero, dtype, nchw)
+    kernel = Quantize(ep.Geometry(batch, rows, width, channels), pads, row, inverse, zero, dtype, nchw)
     source = np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if nchw else x
     got = np.full((batch, pads[0] + rows + pads[2], row), 0x55, dtype)
-    run(quantize.build(shape, target), target, source, got)
-    want = quantize_op.meaning(x, inverse_scale=inverse, zero_point=zero, pads=pads, row=row, dtype=dtype)
+    run(kernel.build(ep.Epilogue(), target, Schedule()), target, source, got)
+    want = quantize_op.meaning(x, inverse_scale=inverse, zero_point=zero, pads=pads, row_elements=row, dtype=dtype)
     np.testing.assert_array_equal(got, want)
 
 
@@ -146,8 +147,10 @@ def test_the_instruction_is_there(target: Target) -> None:
 @pytest.mark.parametrize("name", ["arm", "rpi5", "armv7"])
 def test_compiles_for_arm(name: str) -> None:
     target = TARGETS[name]
-    shape = conv2d_int8.Shape(ep.Geometry(1, 6, 6, 40), 17, 56, 3, (7, 7), (2, 2))
-    pixels = quantize.Shape(1, 11, 11, 3, (3, 3, 3, 3), 56, 20.0, -14, target.int8_inputs, nchw=True)
-    for kernel in (conv2d_int8.build(shape, ep.Epilogue(outputs=(ep.Output(0, "int32"),)), target),
-                   quantize.build(pixels, target)):  # fmt: skip
-        assert compile_object({"kernel": kernel}, target)[:4] == b"\x7fELF"
+    conv = Conv2dInt8(ep.Geometry(1, 6, 6, 40), 17, 56, 3, (7, 7), (2, 2))
+    pixels = ep.Geometry(1, 11, 11, 3)
+    quantize = Quantize(pixels, (3, 3, 3, 3), 56, 20.0, -14, target.int8_inputs, nchw=True)
+    for kernel in (conv, quantize):
+        epilogue = ep.Epilogue(outputs=(ep.Output(0, "int32"),))
+        built = kernel.build(epilogue, target, kernel.default(target))
+        assert compile_object({"kernel": built}, target)[:4] == b"\x7fELF"

@@ -1,25 +1,30 @@
 """Pooling and elementwise kernels against numpy."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bnncc.kernels import elementwise, global_pool, pack, pool2d, transpose
+from bnncc.kernels.elementwise import Elementwise
+from bnncc.kernels.global_pool import GlobalPool
+from bnncc.kernels.pack import Pack
+from bnncc.kernels.pool2d import Pool2d
+from bnncc.kernels.schedule import Schedule
+from bnncc.kernels.transpose import Transpose
 from bnncc.targets.target import Target
 from bnncc.tir import epilogue as ep
 from tests.kernelrun import each_target, run
 from tests.kernels import epilogues
-from tests.kernels.checks import check
+from tests.kernels.checks import check, schedules
 
 Array = npt.NDArray[Any]
 SETTINGS = settings(max_examples=25, deadline=None)
 CHANNELS = st.sampled_from([1, 3, 8, 12, 16, 24, 40, 67])
 
 
-def pool(x: Array, shape: pool2d.Shape) -> Array:
+def pool(x: Array, shape: Pool2d) -> Array:
     """One output pixel after the other, in float64."""
     out, (top, left, bottom, right) = shape.output, shape.pads
     y = np.zeros((out.batch, out.rows, out.width, out.channels))
@@ -29,11 +34,11 @@ def pool(x: Array, shape: pool2d.Shape) -> Array:
             j = [column * shape.strides[1] - left + k * shape.dilations[1] for k in range(shape.kernel[1])]
             inside_i, inside_j = [k for k in i if 0 <= k < shape.in_rows], [k for k in j if 0 <= k < shape.in_width]
             window = x[:, inside_i][:, :, inside_j].astype(np.float64)
-            if shape.kind == "max":
+            if shape.what == "max":
                 y[:, row, column] = window.max(axis=(1, 2), initial=-np.inf)
                 continue
             count = window.shape[1] * window.shape[2]
-            if shape.kind == "average_with_pads":
+            if shape.what == "average_with_pads":
                 count = sum(k < shape.in_rows + bottom for k in i) * sum(k < shape.in_width + right for k in j)
             y[:, row, column] = window.sum(axis=(1, 2)) / count
     return y.astype(np.float32)
@@ -43,7 +48,8 @@ def pool(x: Array, shape: pool2d.Shape) -> Array:
 @SETTINGS
 @given(data=st.data())
 def test_pool2d(target: Target, data: st.DataObject) -> None:
-    kind = data.draw(st.sampled_from(["max", "average", "average_with_pads"]))
+    kinds: tuple[Literal["max", "average", "average_with_pads"], ...] = ("max", "average", "average_with_pads")
+    kind = data.draw(st.sampled_from(kinds))
     axes: list[tuple[int, ...]] = []
     for _ in range(2):
         kernel, stride, dilation = (
@@ -64,13 +70,14 @@ def test_pool2d(target: Target, data: st.DataObject) -> None:
         (values[0], values[1]) for values in zip(*axes, strict=True)
     )
     out = ep.Geometry(data.draw(st.integers(1, 2)), extents[0], extents[1], data.draw(CHANNELS))
-    shape = pool2d.Shape(out, sizes[0], sizes[1], windows, strides, (*begin, *end), dilations, kind)
+    pooling = Pool2d(out, sizes[0], sizes[1], windows, strides, (*begin, *end), dilations, kind)
+    schedule = data.draw(schedules(pooling, target))
     case = data.draw(epilogues.cases(out))
     x = np.random.default_rng(0).standard_normal((out.batch, *sizes, out.channels)).astype(np.float32)
-    expected = pool(x, shape)
+    expected = pool(x, pooling)
     if not np.isfinite(expected).all():
         return  # a dilated window may miss the image altogether
-    check(pool2d.build(shape, case.epilogue, target), target, [x], case, expected, rtol=1e-5, atol=1e-6)
+    check(pooling, target, schedule, [x], [], case, expected, rtol=1e-5, atol=1e-6)
 
 
 @each_target
@@ -82,8 +89,8 @@ def test_global_pool(target: Target, data: st.DataObject) -> None:
     case = data.draw(epilogues.cases(out))
     x = np.random.default_rng(0).standard_normal((out.batch, rows, width, out.channels)).astype(np.float32)
     mean = x.mean(axis=(1, 2), keepdims=True, dtype=np.float64).astype(np.float32)
-    built = global_pool.build(global_pool.Shape(out, rows, width), case.epilogue, target)
-    check(built, target, [x], case, mean, rtol=1e-5, atol=1e-6)
+    kernel = GlobalPool(out, rows, width)
+    check(kernel, target, data.draw(schedules(kernel, target)), [x], [], case, mean, rtol=1e-5, atol=1e-6)
 
 
 @st.composite
@@ -94,13 +101,13 @@ def geometries(draw: st.DrawFn) -> ep.Geometry:
 @each_target
 @SETTINGS
 @given(data=st.data(), out=geometries(), dtype=st.sampled_from(["float32", "int32"]))
-def test_elementwise(target: Target, data: st.DataObject, out: ep.Geometry, dtype: str) -> None:
+def test_elementwise(target: Target, data: st.DataObject, out: ep.Geometry, dtype: Literal["float32", "int32"]) -> None:
     case = data.draw(epilogues.cases(out, dtype))
     random = np.random.default_rng(0)
     shape = (out.batch, out.rows, out.width, out.channels)
     x = random.standard_normal(shape).astype(np.float32) if dtype == "float32" else random.integers(-30, 30, shape)
-    built = elementwise.build(elementwise.Shape(out, dtype), case.epilogue, target)
-    check(built, target, [x.astype(dtype)], case, x.astype(dtype), rtol=1e-6, atol=1e-6)
+    kernel = Elementwise(out, dtype)
+    check(kernel, target, Schedule(), [x.astype(dtype)], [], case, x.astype(dtype), rtol=1e-6, atol=1e-6)
 
 
 @each_target
@@ -122,8 +129,9 @@ def test_pack(target: Target, data: st.DataObject, out: ep.Geometry, kind: str) 
         bits &= x <= limits[1]
     expected = epilogues.pack(bits, layout)
     got = np.full(expected.shape, 0x55, np.uint8)
-    shape = pack.Shape(out, layout, dtype, 1.5 if kind == "scalar" else None)
-    run(pack.build(shape, target), target, x, *limits, got)
+    kernel = Pack(out, "int32" if kind == "int32" else "float32", 1.5 if kind == "scalar" else None)
+    epilogue = ep.Epilogue(outputs=(ep.Output(0, "uint8", layout),))
+    run(kernel.build(epilogue, target, Schedule()), target, x, *limits, got)
     np.testing.assert_array_equal(got, expected)
 
 
@@ -133,5 +141,6 @@ def test_pack(target: Target, data: st.DataObject, out: ep.Geometry, kind: str) 
 def test_transpose(target: Target, batch: int, rows: int, columns: int) -> None:
     x = np.random.default_rng(0).standard_normal((batch, rows, columns)).astype(np.float32)
     got = np.zeros((batch, columns, rows), np.float32)
-    run(transpose.build(transpose.Shape(batch, rows, columns), target), target, x, got)
+    kernel = Transpose(ep.Geometry(batch, 1, columns, rows))
+    run(kernel.build(ep.Epilogue(), target, Schedule()), target, x, got)
     np.testing.assert_array_equal(got, x.transpose(0, 2, 1))

@@ -210,7 +210,7 @@ def test_estimators(estimator: estimators.Estimator, formula: Callable[[float], 
 @pytest.mark.parametrize("module", [Sign(), Bits(), Bits(0.5), Bits(-0.5)])
 def test_quantizers_equal_their_meaning(module: Sign | Bits) -> None:
     x = torch.tensor([0.0, -0.0, 1e-45, -1e-45, 0.5, -0.5, 2.0, -2.0, math.inf, -math.inf, math.nan])
-    threshold = module.threshold if isinstance(module, Bits) else 0.0
+    threshold = float(module.threshold) if isinstance(module, Bits) else 0.0
     expected = binarize.meaning(x.numpy(), unipolar=isinstance(module, Bits), threshold=threshold)
     np.testing.assert_array_equal(module(x).numpy(), expected)
 

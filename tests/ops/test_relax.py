@@ -58,17 +58,17 @@ def test_threshold() -> None:
     assert (got == threshold.meaning(accumulator, lo, hi)).all()
 
 
-@pytest.mark.parametrize("step", [1, 2])
-def test_xnor_conv2d(step: int) -> None:
+@pytest.mark.parametrize("bit_weight", [1, 2])
+def test_xnor_conv2d(bit_weight: int) -> None:
     b = BITS.integers(0, 256, (2, 7, 6, 4), dtype=np.uint8)
     w = BITS.integers(0, 256, (6, 6, 2), dtype=np.uint8)
     window = Window(kernel=(3, 2), strides=(2, 1), dilations=(1, 2))
     rows, columns = window.output(7, 6)
     offset = BITS.integers(-9, 9, (2, 3, 6), dtype=np.int32)
     classes = BITS.integers(0, 2, rows, dtype=np.int32), BITS.integers(0, 3, columns, dtype=np.int32)
-    got = run(lambda v: xnor_conv2d.call(v, w, offset, *classes, step, (3, 2), (2, 1), (1, 2), 2), b)
+    got = run(lambda v: xnor_conv2d.call(v, w, offset, *classes, bit_weight, (3, 2), (2, 1), (1, 2), 2), b)
     want = xnor_conv2d.meaning(
-        b, w, offset, *classes, step=step, kernel=(3, 2), strides=(2, 1), dilations=(1, 2), groups=2
+        b, w, offset, *classes, bit_weight=bit_weight, kernel=(3, 2), strides=(2, 1), dilations=(1, 2), groups=2
     )
     assert (got == want).all()
 
@@ -127,7 +127,7 @@ def test_quantize(dtype: str) -> None:
     x[0, 0, 0] = (np.nan, np.inf, -np.inf)
     x[1] = np.round(x[1]) + np.float32(0.5)  # ties
     got = run(lambda v: quantize.call(v, 20.5, 7, (1, 2, 0, 1), 24, dtype), x)
-    want = quantize.meaning(x, inverse_scale=20.5, zero_point=7, pads=(1, 2, 0, 1), row=24, dtype=dtype)
+    want = quantize.meaning(x, inverse_scale=20.5, zero_point=7, pads=(1, 2, 0, 1), row_elements=24, dtype=dtype)
     assert got.dtype == dtype
     assert (got == want).all()
 

@@ -9,11 +9,9 @@ from hypothesis import strategies as st
 
 from bnncc.frontend.importer import from_onnx
 from bnncc.ops import binarize, binary_conv, binary_gemm, bitpack
-from bnncc.passes import pipeline
 from bnncc.passes.lower_to_xnor import LowerToXnor
 from bnncc.passes.to_nhwc import ToNHWC
-from bnncc.targets import find
-from tests.irtest import evaluate, transform
+from tests.irtest import evaluate, run, transform, whole
 from tests.onnxmodels import binary, model, node
 
 Numbers = dict[str, Any]
@@ -56,11 +54,10 @@ def test_binary_conv(numbers: Numbers, size: tuple[int, int, int], unipolar: boo
     x = rng.integers(-2, 3, (size[0], numbers["channels"] * numbers["group"], *size[1:])).astype(np.float32)
     signs = binary("Binarize", ["x"], "s", unipolar=int(unipolar))
     module = from_onnx(model([signs, binary("BinaryConv", ["s", "w"], "y", **numbers)], {"w": w}, x.shape)).module
-    lower = LowerToXnor(word_bytes=word_bytes)
-    lowered = transform(module, ToNHWC(), lower)
-    assert (lower.rewrites, lower.skipped) == (1, [])
+    _, lower = run(module, ToNHWC(), LowerToXnor(word_bytes=word_bytes))
+    assert (lower.rewrites, lower.refused) == (1, ())
     want = binary_conv.meaning(binarize.meaning(x, unipolar=unipolar), w, **numbers)
-    (got,) = evaluate(lowered, x)
+    (got,) = evaluate(lower.module, x)
     assert (got == want).all()
 
 
@@ -94,7 +91,7 @@ def test_binary_gemm(flatten: bool) -> None:
     if flatten:
         nodes = [node("Relu", ["x"], "r"), node("Flatten", ["r"], "f"), *nodes]
     module = from_onnx(model(nodes, {"w": w}, x.shape, rank=2)).module
-    module = transform(module, *pipeline(find("x86-avx2")))
+    module = transform(module, *whole("x86-avx2"))
     flat = np.maximum(x, 0).reshape(3, 40) if flatten else x
     (got,) = evaluate(module, x)
     assert (got == binary_gemm.meaning(binarize.meaning(flat), w, channels=40)).all()
@@ -126,7 +123,7 @@ def test_two_layers_stay_bits(pooled: bool, group: int, pad_value: float) -> Non
     ]
     weights: dict[str, Any] = {"w1": w1, "w2": w2, **norm}
     imported = from_onnx(model(nodes if pooled else [*nodes[:2], *nodes[3:]], weights, x.shape)).module
-    module = transform(imported, *pipeline(find("x86-avx512")))
+    module = transform(imported, *whole("x86-avx512"))
     (want,) = evaluate(imported, x)
     (got,) = evaluate(module, x)
     assert (got == want).all()
@@ -148,8 +145,36 @@ def test_pool_between_sign_and_convolution(unipolar: bool) -> None:
         binary("BinaryConv", ["p", "w"], "y", **numbers),
     ]
     imported = from_onnx(model(nodes, {"w": w}, x.shape)).module
-    lowered = transform(imported, *pipeline(find("x86-avx2")))
+    lowered = transform(imported, *whole("x86-avx2"))
     assert "R.bnncc.or_pool2d" in lowered.script()
+    assert (evaluate(lowered, x)[0] == evaluate(imported, x)[0]).all()
+
+
+@pytest.mark.parametrize("between", ["Neg", "Clip", "LeakyRelu"])
+def test_what_rises_or_falls_between_pool_and_sign(between: str) -> None:
+    """The sign goes in front of the pool, where it becomes a threshold."""
+    rng = np.random.default_rng(6)
+    x = rng.standard_normal((1, 16, 8, 8)).astype(np.float32)
+    w = bitpack.pack(rng.integers(0, 2, (16, 9, 16)).astype(bool))
+    numbers = {"channels": 16, "kernel_shape": [3, 3], "strides": [1, 1], "pads": [1, 1, 1, 1], "dilations": [1, 1]}
+    limits: dict[str, Any] = {"least": np.float32(-2).reshape(()), "most": np.float32(2).reshape(())}
+    weights = {"w": w} | (limits if between == "Clip" else {})
+    nodes = [
+        binary("Binarize", ["x"], "s"),
+        binary("BinaryConv", ["s", "w"], "a", **numbers),
+        node("MaxPool", ["a"], "p", kernel_shape=[2, 2], strides=[2, 2]),
+        node(between, ["p", *(limits if between == "Clip" else ())], "b"),
+        binary("Binarize", ["b"], "t"),
+        binary("BinaryConv", ["t", "w"], "y", **numbers),
+    ]
+    imported = from_onnx(model(nodes, weights, x.shape)).module
+    lowered = transform(imported, *whole("x86-avx2"))
+    text = lowered.script()
+    assert ("R.bnncc.or_pool2d" in text, text.count("R.bnncc.threshold"), "R.bnncc.binarize" in text) == (
+        True,
+        1,
+        False,
+    )
     assert (evaluate(lowered, x)[0] == evaluate(imported, x)[0]).all()
 
 

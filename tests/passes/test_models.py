@@ -8,9 +8,7 @@ import onnxruntime
 import pytest
 
 from bnncc.frontend.importer import from_onnx
-from bnncc.passes import pipeline
-from bnncc.targets import find
-from tests.irtest import evaluate
+from tests.irtest import evaluate, run, whole
 
 # name -> rewrites of LowerToXnor and FoldThresholds
 BECAME_BITS = {"digits_net": (3, 2), "vgg_small": (5, 4), "bireal_resnet20": (18, 0)}
@@ -23,10 +21,9 @@ def test_values_and_counts(name: str, exported: Callable[[str], Path]) -> None:
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     session = onnxruntime.InferenceSession(exported(name))
     want = session.run(list(network.outputs), {network.inputs[0]: x})
-    module, counts = network.module, {}
-    for each in pipeline(find("x86-avx512")):
-        module = each(module)
-        counts[each.info.name] = getattr(each, "rewrites", 0)
-    (got,) = evaluate(module, x)
+    passes = whole("x86-avx512")
+    outcomes = run(network.module, *passes)
+    counts = {each.name: outcome.rewrites for each, outcome in zip(passes, outcomes, strict=True)}
+    (got,) = evaluate(outcomes[-1].module, x)
     np.testing.assert_allclose(got, want[0], rtol=1e-4, atol=1e-4)
     assert (counts["bnncc.LowerToXnor"], counts["bnncc.FoldThresholds"]) == BECAME_BITS[name]

@@ -8,12 +8,13 @@ import tvm
 from tvm import relax
 
 from bnncc.ops import conv2d_int8, quantize
+from bnncc.options import InputRange
 from bnncc.passes import watch_convs
-from bnncc.passes.quantize_convs import QuantizeConvs, Range
+from bnncc.passes.quantize_convs import QuantizeConvs, quantization
 from bnncc.passes.watch_convs import WatchConvs
-from tests.irtest import Array, build, docstring_example, evaluate, transform
+from tests.irtest import Array, build, docstring_example, evaluate, run, transform
 
-WIDE = Range(-4.0, 4.0)
+WIDE = InputRange(-4.0, 4.0)
 EVERY = {"fewest_macs": 1, "fewest_macs_per_input": 1}
 
 
@@ -34,9 +35,9 @@ def test_close_to_the_float_convolution(dtype: str, dilation: list[int]) -> None
     x, w = np.clip(random(2, 9, 10, 3), -4, 4), random(3, 2, 3, 8)
     w[..., 5] = 0
     module = convolution(x, w, padding=[1, 0, 2, 3], strides=[2, 1], dilation=dilation)
-    steps = QuantizeConvs({0: WIDE}, dtype=dtype, **EVERY)
-    (found,), (want,) = evaluate(transform(module, steps), x), evaluate(module, x)
-    assert steps.rewrites == 1
+    (outcome,) = run(module, QuantizeConvs({0: WIDE}, dtype=dtype, **EVERY))
+    (found,), (want,) = evaluate(outcome.module, x), evaluate(module, x)
+    assert outcome.rewrites == 1
     products, input_step, weight_step = 3 * 2 * 3, 8 / 255, float(np.abs(w).max()) / 127
     bound = products * (0.5 * input_step * np.abs(w).max() + 0.5 * weight_step * 4 + input_step * weight_step)
     assert np.abs(found - want).max() <= bound
@@ -49,11 +50,11 @@ def test_integers_are_those_of_numpy() -> None:
     x, w = random(1, 5, 6, 3), random(3, 3, 3, 4)
     module = transform(convolution(x, w, padding=[1, 1, 1, 1]), QuantizeConvs({0: WIDE}, dtype="uint8", **EVERY))
     (found,) = evaluate(module, x)
-    inverse, zero = WIDE.quantization("uint8")
+    inverse, zero = quantization(WIDE, "uint8")
     scales = np.abs(w).max(axis=(0, 1, 2)).astype(np.float64) / 127
     integers = np.rint(w / scales).astype(np.int8)
     bias = (-zero * integers.astype(np.int32).sum(axis=(0, 1, 2))).astype(np.int32)
-    q = quantize.meaning(x, inverse_scale=float(inverse), zero_point=zero, pads=(1, 1, 1, 1), row=28)
+    q = quantize.meaning(x, inverse_scale=float(inverse), zero_point=zero, pads=(1, 1, 1, 1), row_elements=28)
     sums = conv2d_int8.meaning(q, integers, bias, width=8)
     want = sums.astype(np.float32) * (scales / float(inverse)).astype(np.float32)
     np.testing.assert_array_equal(found, want)
@@ -67,25 +68,26 @@ def test_integers_are_those_of_numpy() -> None:
         (random(1, 8, 8, 4), random(3, 3, 4, 8), {}, {"fewest_macs": 10**6}, "products, fewer than 1000000"),
         (random(1, 8, 8, 4), random(1, 1, 4, 4), {}, {"fewest_macs_per_input": 32}, "fewer than 32 each"),
         (random(1, 8, 8, 4), random(3, 3, 4, 8), {}, {"ranges": {}}, "range of its input is not known"),
-        (random(1, 8, 8, 4), random(3, 3, 4, 8), {}, {"ranges": {0: Range(0.0, 0.0)}}, "was 0 in all samples"),
+        (random(1, 8, 8, 4), random(3, 3, 4, 8), {}, {"ranges": {0: InputRange(0.0, 0.0)}}, "was 0 in all samples"),
         (random(1, 8, 8, 4), random(3, 3, 4, 8), {}, {"dtype": ""}, "no instructions for 8-bit"),
         (random(1, 1, 1, 40000), random(1, 1, 40000, 8), {}, {}, "may not fit int32"),
     ],
 )
-def test_left_alone(x: Array, w: Array, attributes: Any, options: Any, reason: str) -> None:
+def test_refused(x: Array, w: Array, attributes: Any, options: Any, reason: str) -> None:
     module = convolution(x, w, **attributes)
     step = QuantizeConvs(**({"ranges": {0: WIDE}, "dtype": "uint8", **EVERY} | options))
-    tvm.ir.assert_structural_equal(transform(module, step)["main"], module["main"], map_free_vars=True)
-    assert step.rewrites == 0
-    assert len(step.skipped) == 1
-    assert reason in step.skipped[0]
+    (outcome,) = run(module, step)
+    tvm.ir.assert_structural_equal(outcome.module["main"], module["main"], map_free_vars=True)
+    assert outcome.rewrites == 0
+    assert len(outcome.refused) == 1
+    assert reason in outcome.refused[0]
 
 
 @pytest.mark.parametrize("low", [-3.0, -1e-40, 0.0, 2.0])
 @pytest.mark.parametrize("high", [0.0, 1e-40, 5.0, -1.0])
 @pytest.mark.parametrize("dtype", sorted(quantize.LIMITS))
 def test_zero_is_exact_and_ranges_are_covered(low: float, high: float, dtype: str) -> None:
-    inverse, zero = Range(low, high).quantization(dtype)
+    inverse, zero = quantization(InputRange(low, high), dtype)
     least, most = quantize.LIMITS[dtype]
     assert least <= zero <= most
     assert 0 < inverse < np.inf
@@ -95,8 +97,8 @@ def test_zero_is_exact_and_ranges_are_covered(low: float, high: float, dtype: st
 
 def test_watching_adds_the_inputs_of_convolutions_as_outputs() -> None:
     before, after = docstring_example(watch_convs)
-    step = WatchConvs()
-    tvm.ir.assert_structural_equal(transform(before, step), after, map_free_vars=True)
-    assert step.rewrites == 1
+    (outcome,) = run(before, WatchConvs())
+    tvm.ir.assert_structural_equal(outcome.module, after, map_free_vars=True)
+    assert outcome.rewrites == 1
     x, w = random(1, 4, 4, 8), random(1, 1, 8, 8)
     assert (evaluate(after, x, w)[1] == np.maximum(x, 0)).all()

@@ -13,10 +13,15 @@ import numpy as np
 import pytest
 
 import bnncc
-from bnncc.runtime import cpu
-from bnncc.runtime import model as runtime
+from bnncc import compiler, targets
+from bnncc.codegen.assemble import assemble
+from bnncc.codegen.link import link
+from bnncc.options import Options
+from bnncc.runtime import abi, cpu
 from bnncc.runtime.artifact import Artifact
 from bnncc.runtime.errors import ArtifactError, InputError, OptionError
+from bnncc.runtime.model import Model, check_cpu
+from bnncc.runtime.network import BoundNetwork, Network
 from tests import toys
 
 ROOT = Path(__file__).parents[2]
@@ -30,13 +35,14 @@ def artifact() -> Artifact:
 
 
 @pytest.fixture
-def model(artifact: Artifact) -> runtime.Model:
+def model(artifact: Artifact) -> Model:
     return bnncc.load(artifact)
 
 
-def test_inputs_in_order_and_by_name(model: runtime.Model) -> None:
+def test_inputs_in_order_and_by_name(model: Model) -> None:
     for given in ((LEFT, RIGHT), ({"right": RIGHT, "left": LEFT},)):
         results = model(*given)
+        assert isinstance(results, dict)
         np.testing.assert_array_equal(results["sum"], LEFT + RIGHT)
         np.testing.assert_array_equal(results["positive"][0], [1, 0, 3])
 
@@ -46,17 +52,17 @@ def test_one_output_is_an_array() -> None:
     np.testing.assert_array_equal(y, [[0, 0, 2, 3]])
 
 
-def test_outputs_are_new_each_time(model: runtime.Model) -> None:
-    first = model(LEFT, RIGHT)["sum"].copy()
-    kept = model(LEFT, RIGHT)["sum"]
+def test_outputs_are_new_each_time(model: Model) -> None:
+    first = model.run(LEFT, RIGHT)["sum"].copy()
+    kept = model.run(LEFT, RIGHT)["sum"]
     model(RIGHT, RIGHT)
     np.testing.assert_array_equal(kept, first)
 
 
-def test_any_memory_layout(model: runtime.Model) -> None:
+def test_any_memory_layout(model: Model) -> None:
     unaligned = np.frombuffer(b"x" + LEFT.tobytes(), np.uint8)[1:].view(np.float32).reshape(2, 3)
     for left in (np.asfortranarray(LEFT), np.repeat(LEFT, 2, axis=1)[:, ::2], unaligned):
-        np.testing.assert_array_equal(model(left, RIGHT)["sum"], LEFT + RIGHT)
+        np.testing.assert_array_equal(model.run(left, RIGHT)["sum"], LEFT + RIGHT)
 
 
 @pytest.mark.parametrize(
@@ -73,14 +79,14 @@ def test_any_memory_layout(model: runtime.Model) -> None:
         (({},), "found inputs none"),
     ],
 )
-def test_wrong_inputs(model: runtime.Model, inputs: tuple[object, ...], says: str) -> None:
+def test_wrong_inputs(model: Model, inputs: tuple[object, ...], says: str) -> None:
     with pytest.raises(InputError) as caught:
         model(*inputs)  # type: ignore[arg-type]
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_binding_runs_on_its_own_arrays(model: runtime.Model) -> None:
+def test_binding_runs_on_its_own_arrays(model: Model) -> None:
     binding = model.bind(LEFT, RIGHT)
     binding.run()
     np.testing.assert_array_equal(binding.outputs["sum"], LEFT + RIGHT)
@@ -96,16 +102,49 @@ def test_binding_runs_on_its_own_arrays(model: runtime.Model) -> None:
         binding.step(99)
 
 
-@pytest.mark.parametrize("kind", list(runtime.PEAK_KINDS))
-def test_peak_counts_macs(model: runtime.Model, kind: str) -> None:
-    few, many = model.peak(kind, 1000), model.peak(kind, 3000)
-    assert few > 0
-    assert many == 3 * few
+def test_this_process_is_a_network_like_any_other(model: Model) -> None:
+    network: Network = model
+    bound: BoundNetwork = network.bind(LEFT, RIGHT)
+    layers = len(network.manifest.layers)
+    for _ in range(2):
+        assert len(bound.time_runs(0)) == 1
+        (sweep,) = bound.time_steps(0)
+        assert len(sweep) == layers + 1
+        np.testing.assert_array_equal(bound.outputs["sum"], LEFT + RIGHT)
+        bound.outputs["sum"].fill(0)
+    bound.time_steps(0)
+    np.testing.assert_array_equal(bound.outputs["sum"], LEFT + RIGHT)
+    assert len(bound.time_runs(0.001)) > 1
+    assert network.machine()["machine"] == cpu.machine()
 
 
-def test_unknown_peak(model: runtime.Model) -> None:
+@pytest.fixture(scope="module")
+def with_peaks() -> Model:
+    return bnncc.load(bnncc.compile(toys.one_node("Relu"), peaks=True))
+
+
+def test_peaks_count_macs(with_peaks: Model) -> None:
+    assert with_peaks.peaks == ("binary", "float32", "int8")
+    for kind in with_peaks.peaks:
+        few, many = (with_peaks.time_peak(kind, iterations) for iterations in (1000, 3000))
+        assert few[0] > 0
+        assert many[0] == 3 * few[0]
+        assert min(few[1], many[1]) > 0
+
+
+def test_unknown_peaks(with_peaks: Model, model: Model) -> None:
     with pytest.raises(OptionError, match="allowed are binary, float32, int8"):
-        model.peak("float64", 1)
+        with_peaks.time_peak("float64", 1)
+    assert model.peaks == ()
+    with pytest.raises(OptionError, match="no peak loops in it; compile the model with peaks"):
+        model.time_peak("binary", 1)
+
+
+def test_peaks_come_only_when_asked_for(artifact: Artifact) -> None:
+    asked = bnncc.compile(toys.add_and_relu(), peaks=True)
+    assert b"bnncc_peak" in asked.library
+    assert b"bnncc_peak" not in artifact.library
+    assert asked.manifest.layers == artifact.manifest.layers
 
 
 def loaded_libraries() -> int:
@@ -124,20 +163,20 @@ def test_two_libraries_at_once_and_after_one_is_gone(artifact: Artifact) -> None
     del first
     gc.collect()
     third = bnncc.load(artifact)
-    np.testing.assert_array_equal(third(LEFT, RIGHT)["sum"], LEFT + RIGHT)
+    np.testing.assert_array_equal(third.run(LEFT, RIGHT)["sum"], LEFT + RIGHT)
     np.testing.assert_array_equal(second(x), [[0, 0, 2, 3]])
     del second, third
     gc.collect()
     assert loaded_libraries() == loaded
 
 
-def test_threads_wait_for_one_another(model: runtime.Model) -> None:
+def test_threads_wait_for_one_another(model: Model) -> None:
     wrong = []
 
     def work(number: int) -> None:
         left = np.full((2, 3), number, np.float32)
         for _ in range(300):
-            if not (model(left, RIGHT)["sum"] == number + 10).all():
+            if not (model.run(left, RIGHT)["sum"] == number + 10).all():
                 wrong.append(number)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
@@ -163,7 +202,7 @@ def test_another_cpu(
     monkeypatch.setattr(cpu, "features", lambda: frozenset({"popcnt", "ssse3", "sse4_1", "sse4_2"}))
     foreign = dataclasses.replace(artifact.manifest, **changes)  # type: ignore[arg-type]
     with pytest.raises(ArtifactError) as caught:
-        runtime.check_cpu(foreign, "net.bnn")
+        check_cpu(foreign, "net.bnn")
     assert says in str(caught.value)
 
 
@@ -173,6 +212,20 @@ def test_a_library_that_is_none(artifact: Artifact) -> None:
         manifest = dataclasses.replace(artifact.manifest, library_sha256=digest)
         with pytest.raises(ArtifactError, match="the library cannot be loaded"):
             bnncc.load(Artifact(manifest, library))
+
+
+def test_a_library_that_lacks_a_function(artifact: Artifact) -> None:
+    target, options = targets.find("native"), Options()
+    _, program, _ = compiler.lower(toys.add_and_relu(), target, options)
+    objects, _ = assemble(program, target, options)
+    complete = abi.exports(peaks=False)
+    for missing in complete:
+        library = link(objects, target, tuple(symbol for symbol in complete if symbol != missing))
+        manifest = dataclasses.replace(artifact.manifest, library_sha256=hashlib.sha256(library).hexdigest())
+        with pytest.raises(ArtifactError, match=f"the library cannot be loaded .*undefined symbol: {missing}"):
+            bnncc.load(Artifact(manifest, library))
+    # Nothing of them is left that the next library could be taken for.
+    np.testing.assert_array_equal(bnncc.load(artifact).run(LEFT, RIGHT)["sum"], LEFT + RIGHT)
 
 
 def test_a_changed_library_is_not_loaded(artifact: Artifact) -> None:
@@ -195,6 +248,22 @@ print(*sorted(name for name in new - allowed if not name.startswith(("_cython", 
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert (done.stdout.strip(), done.stderr) == ("", "")
+
+
+def test_what_runs_where() -> None:
+    board = cpu.Host("aarch64", frozenset({"asimd", "crc32", "neon"}))
+    old_board = cpu.Host("armv7l", frozenset({"neon", "vfpv4"}))
+    assert {target.name for target in targets.runnable(board)} == {"arm", "rpi4", "rpi3", "rpi-zero2w"}
+    assert {target.name for target in targets.runnable(old_board)} == {"armv7"}
+    assert targets.runnable(cpu.Host("riscv64", frozenset())) == ()
+    assert targets.runnable(dataclasses.replace(board, system="darwin")) == ()
+    assert (
+        board.why_not("aarch64-linux-gnu", ("asimd", "sve", "i8mm"))
+        == "needs CPU features this machine lacks: i8mm sve"
+    )
+    for triple in ("arm-linux-gnueabihf", "armv7a-linux-gnueabihf"):
+        assert old_board.why_not(triple, ("neon",)) == ""
+        assert board.why_not(triple, ("neon",)) != ""
 
 
 def test_cpu_features_of_x86_and_arm() -> None:

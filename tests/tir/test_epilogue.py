@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from bnncc.kernels import elementwise
+from bnncc.kernels.elementwise import Elementwise
+from bnncc.kernels.schedule import Schedule
 from bnncc.targets.target import Target
 from bnncc.tir import epilogue as ep
 from tests.kernelrun import each_target, run
@@ -16,11 +17,8 @@ def test_a_vector_of_channels_crosses_into_the_next_group(target: Target, channe
     layout = ep.BitLayout(channels, groups, 8, (1, 0, 0, 2), 1)
     x = np.random.default_rng(0).standard_normal((1, 2, 3, channels)).astype(np.float32)
     steps = (ep.Step("pack", (epilogues.value(0), epilogues.scalar(0.0))),)
-    built = elementwise.build(
-        elementwise.Shape(ep.Geometry(1, 2, 3, channels)),
-        ep.Epilogue((), steps, (ep.Output(1, "uint8", layout),)),
-        target,
-    )
+    epilogue = ep.Epilogue((), steps, (ep.Output(1, "uint8", layout),))
+    built = Elementwise(ep.Geometry(1, 2, 3, channels)).build(epilogue, target, Schedule())
     expected = epilogues.pack(x >= 0, layout)
     got = np.full(expected.shape, 0x55, np.uint8)
     run(built, target, x, got)
@@ -33,6 +31,6 @@ def test_zero_is_positive_and_nan_is_not(target: Target) -> None:
     steps = (ep.Step("pack", (epilogues.value(0), epilogues.scalar(0.0))),)
     outputs = (ep.Output(1, "uint8", ep.BitLayout(8, 1, 1)),)
     got = np.zeros((1, 1, 1, 1), np.uint8)
-    geometry = ep.Geometry(1, 1, 1, 8)
-    run(elementwise.build(elementwise.Shape(geometry), ep.Epilogue((), steps, outputs), target), target, x, got)
+    kernel = Elementwise(ep.Geometry(1, 1, 1, 8))
+    run(kernel.build(ep.Epilogue((), steps, outputs), target, Schedule()), target, x, got)
     assert got[0, 0, 0, 0] == 0b10101011

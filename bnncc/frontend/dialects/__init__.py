@@ -21,7 +21,7 @@ class Record:
 
     name: str
     rewrites: int = 0
-    left: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
 
 
 def apply(model: onnx.ModelProto) -> tuple[Record, ...]:

@@ -71,7 +71,7 @@ def rewrite(model: onnx.ModelProto) -> Record:
             record.rewrites += 1
         except Left as reason:
             node.name = node.name or graph.fresh(f"{node.op_type}_{node.output[0]}")
-            record.left[node.name] = f"behind a Sign, but {reason}"
+            record.refused[node.name] = f"behind a Sign, but {reason}"
     if changes:
         graph.replace(changes)
     return record
