@@ -20,24 +20,36 @@ _LIBM_FLOAT = (
 )  # fmt: skip
 # The same for float64.
 _LIBM = (*_LIBM_FLOAT, *(name.removesuffix("f") for name in _LIBM_FLOAT))
+# What 32-bit ARM has no instruction for: 64-bit integers divided, shifted, and converted from and to real numbers.
+_LIBGCC = (
+    "__fixsfdi", "__fixdfdi", "__fixunssfdi", "__fixunsdfdi", "__floatdisf", "__floatdidf", "__floatundisf",
+    "__floatundidf", "__divdi3", "__udivdi3", "__moddi3", "__umoddi3", "__muldi3", "__ashldi3", "__ashrdi3",
+    "__lshrdi3",
+    "__aeabi_ldivmod", "__aeabi_uldivmod", "__aeabi_lmul", "__aeabi_llsl", "__aeabi_lasr", "__aeabi_llsr",
+    "__aeabi_f2lz", "__aeabi_d2lz", "__aeabi_f2ulz", "__aeabi_d2ulz", "__aeabi_l2f", "__aeabi_l2d", "__aeabi_ul2f",
+    "__aeabi_ul2d",
+)  # fmt: skip
+# A library of the machine that runs the artifact -> the functions of it that may be called.
+_LIBRARIES = {"libm.so.6": _LIBM, "libgcc_s.so.1": _LIBGCC}
 
 
 def link(objects: list[bytes], target: Target, exports: tuple[str, ...]) -> bytes:
     """A stripped shared library that exports `exports` only. It needs no other library, but for the machine's libm
-    if one of `objects` calls one of its functions."""
+    and libgcc if one of `objects` calls one of their functions."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         names = [f"{number}.o" for number in range(len(objects))]
         for file, content in zip(names, objects, strict=True):
             (folder / file).write_bytes(content)
         (folder / "exports").write_text("{ global: " + "; ".join(exports) + "; local: *; };")
-        (folder / "libm.o").write_bytes(_libm_stub(target))
-        # The stand-in only tells the linker which names libm.so.6 has; the machine that runs it brings the real one.
-        _lld(folder, "-shared", "-soname=libm.so.6", "-o", "libm.so", "libm.o")
+        for library, functions in _LIBRARIES.items():
+            # A stand-in tells the linker which names the library has; the machine that runs it brings the real one.
+            (folder / "stub.o").write_bytes(_stub(functions, target))
+            _lld(folder, "-shared", f"-soname={library}", "-o", library, "stub.o")
         _lld(
             folder, "-shared", "--no-undefined", "--gc-sections", "--strip-all", "--build-id=none", "-z", "noexecstack",
             "-z", "relro", "-z", "now", "--version-script=exports",
-            "-o", "library.so", *names, "--as-needed", "libm.so",
+            "-o", "library.so", *names, "--as-needed", *_LIBRARIES,
         )  # fmt: skip
         return (folder / "library.so").read_bytes()
 
@@ -49,8 +61,8 @@ def _lld(folder: Path, *arguments: str) -> None:
         raise RuntimeError(f"the linker failed: {done.stderr.strip()}")
 
 
-def _libm_stub(target: Target) -> bytes:
-    """An object that defines the names of libm's functions, and nothing that is ever run."""
+def _stub(functions: tuple[str, ...], target: Target) -> bytes:
+    """An object that defines the names of functions, and nothing that is ever run."""
     with IRBuilder() as ib, T.prim_func():
         T.evaluate(0)
-    return compile_object(dict.fromkeys(_LIBM, ib.get()), target)
+    return compile_object(dict.fromkeys(functions, ib.get()), target)

@@ -95,6 +95,19 @@ void _start(void) {{
 """
 
 
+# libgcc's names for what zig's own library calls as the ARM EABI does.
+_LIBGCC = """
+long long __fixsfdi(float x) { return (long long)x; }
+long long __fixdfdi(double x) { return (long long)x; }
+unsigned long long __fixunssfdi(float x) { return (unsigned long long)x; }
+unsigned long long __fixunsdfdi(double x) { return (unsigned long long)x; }
+float __floatdisf(long long x) { return (float)x; }
+double __floatdidf(long long x) { return (double)x; }
+float __floatundisf(unsigned long long x) { return (float)x; }
+double __floatundidf(unsigned long long x) { return (double)x; }
+"""
+
+
 def run(model: Path, folder: Path, *inputs: Array, target: str = "arm", options: Options = DEFAULTS) -> list[Array]:
     """The outputs of `model`, compiled for `target` and executed under qemu; three threads that share the work must
     come to the same."""
@@ -139,10 +152,11 @@ def run(model: Path, folder: Path, *inputs: Array, target: str = "arm", options:
     ]
     command = [sys.executable, "-m", "ziglang", "cc", *flags, "-fno-stack-protector", "-o", "net", "main.c"]
     linked = subprocess.run([*command, *names], cwd=folder, capture_output=True, text=True, check=False)
-    if "undefined symbol" in linked.stderr:  # it asks for libm: begin where a C library begins
-        (folder / "main.c").write_text(source.replace("void _start(void)", "int main(void)"))
-        options = ["-target", machine.with_libc, *machine.options, "-fno-stack-protector", "-O1", "-static"]
-        command = [sys.executable, "-m", "ziglang", "cc", *options, "-o", "net", "main.c"]
+    if "undefined symbol" in linked.stderr:  # of libm or libgcc: begin where a C library begins
+        more = _LIBGCC if chosen.machine == "armv7l" else ""
+        (folder / "main.c").write_text(source.replace("void _start(void)", "int main(void)") + more)
+        flags = ["-target", machine.with_libc, *machine.options, "-fno-stack-protector", "-O1", "-static"]
+        command = [sys.executable, "-m", "ziglang", "cc", *flags, "-o", "net", "main.c"]
         linked = subprocess.run([*command, *names], cwd=folder, capture_output=True, text=True, check=False)
     assert linked.returncode == 0, linked.stderr
     data = b"".join(np.ascontiguousarray(array).tobytes() for array in inputs)
