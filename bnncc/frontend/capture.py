@@ -54,6 +54,11 @@ def capture(module: nn.Module | ExportedProgram, example: Example) -> Iterator[C
         with _evaluating(unwrapped):
             inputs = _input_names(unwrapped, arguments)
             outputs = _output_names(_called(unwrapped, arguments))
+            for name in set(inputs) & set(outputs):
+                raise ModelError(
+                    f"forward: an input and an output are both named {name!a}; allowed is each name once. "
+                    f"Rename the key."
+                )
             yield Capture(unwrapped, _program(unwrapped, arguments), arguments, inputs, outputs)
 
 

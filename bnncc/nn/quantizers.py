@@ -24,19 +24,11 @@ class _Step(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, _, ctx.threshold, ctx.estimator = inputs
         ctx.save_for_backward(x)
-        if isinstance(x, Tensor):  # torch.fx passes proxies
-            ctx.save_for_forward(x)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None, None, None]:
         (x,) = ctx.saved_tensors
         return grad_outputs[0] * ctx.estimator(x - ctx.threshold), None, None, None
-
-    @staticmethod
-    def jvp(ctx: Any, *grad_inputs: Any) -> Tensor:
-        (x,) = ctx.saved_tensors
-        y: Tensor = grad_inputs[0] * ctx.estimator(x - ctx.threshold)
-        return y
 
 
 class Sign(nn.Module):

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,21 +15,9 @@ import bnncc
 from bnncc.models import MODELS
 from bnncc.nn import BinaryConv1d, BinaryConv2d, BinaryLinear, Bits, Sign
 from bnncc.runtime.errors import InputError, ModelError, OptionError
+from tests.frontend.exporting import run, session
 
 Array = npt.NDArray[Any]
-
-
-def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def run(path: Path, *inputs: Array) -> list[Array]:
-    running = session(onnx.load(path))
-    names = [value.name for value in running.get_inputs()]
-    outputs: list[Array] = running.run(None, dict(zip(names, inputs, strict=True)))
-    return outputs
 
 
 def binarised_values(module: nn.Module, x: Tensor) -> tuple[list[Array], Array]:

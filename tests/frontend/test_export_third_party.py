@@ -197,8 +197,9 @@ def loaded_after(reparametrise: Callable[[nn.Module], object]) -> Callable[[], n
         network = changed(reparametrise).eval()
         with torch.no_grad():
             network(torch.randn(1, 4, 6, 6))
-            state = {name: torch.randn_like(v) for name, v in network[1].state_dict().items() if "mask" not in name}
-            network[1].load_state_dict(state, strict=False)
+            layer = network.get_submodule("1")
+            state = {name: torch.randn_like(v) for name, v in layer.state_dict().items() if "mask" not in name}
+            layer.load_state_dict(state, strict=False)
         return network
 
     return build
@@ -207,7 +208,7 @@ def loaded_after(reparametrise: Callable[[nn.Module], object]) -> Callable[[], n
 def reparametrised() -> dict[str, Callable[[], nn.Module]]:
     return {
         "spectral_norm": loaded_after(spectral_norm),
-        "prune": loaded_after(lambda m: prune.l1_unstructured(m, "weight", 0.3)),
+        "prune": loaded_after(lambda m: prune.l1_unstructured(m, "weight", 0.3)),  # type: ignore[no-untyped-call]
         "parametrizations.weight_norm": loaded_after(parametrizations.weight_norm),
         "parametrizations.spectral_norm": loaded_after(parametrizations.spectral_norm),
         "parametrizations.orthogonal": lambda: changed(parametrizations.orthogonal),
@@ -267,7 +268,7 @@ def held() -> dict[str, Callable[[], nn.Module]]:
         y = self.a(x)
         y += x
         y[:, 0] = y[:, 1]
-        return y.relu_()
+        return cast(Tensor, y.relu_())
 
     def counts(self: Any, x: Tensor) -> Tensor:
         self.calls += 1
@@ -295,7 +296,7 @@ def held() -> dict[str, Callable[[], nn.Module]]:
         "ModuleDict": lambda: Calling(lambda self, x: self.d["a"](x), d=nn.ModuleDict({"a": conv()})),
         "tied weights": lambda: Calling(lambda self, x: self.t(x.mean((2, 3))), t=tied()),
         "attention beside": lambda: Calling(
-            lambda self, x: self.t(self.a(x).flatten(2)).mean(-1), a=conv(), t=nn.TransformerEncoderLayer(36, 4, 8)
+            lambda self, x: self.t(self.a(x).flatten(2)), a=conv(), t=nn.TransformerEncoderLayer(36, 4, 8)
         ),
     }
 

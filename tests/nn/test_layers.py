@@ -226,3 +226,74 @@ def test_gradients_reach_input_and_weights() -> None:
     assert x.grad is not None
     assert layer.weight.grad.flatten().tolist() == [-3.0, 0.0]
     assert x.grad.flatten().tolist() == [3.0, 0.0]
+
+
+def test_threshold_that_trains() -> None:
+    """x > t exactly; dL/dt is minus the estimator's sum; a plain tensor becomes a buffer."""
+    bits = Bits(nn.Parameter(torch.tensor([0.25, -0.5])), estimators.clipped)
+    x = torch.tensor([[0.25, -0.25], [0.5, -3.0]], requires_grad=True)
+    y = bits(x)
+    assert y.tolist() == [[0, 1], [1, 0]]
+    y.sum().backward()
+    assert bits.get_parameter("threshold").grad is not None
+    assert bits.get_parameter("threshold").grad.tolist() == [-2, -1]  # type: ignore[union-attr]
+    assert dict(Bits(torch.ones(2)).named_buffers()).keys() == {"threshold"}
+    assert not Bits(0.5).state_dict()
+    for wrong in (math.nan, math.inf, "high"):
+        with pytest.raises(OptionError, match=r"^Bits: threshold is .*; allowed are finite numbers and tensors\."):
+            Bits(wrong)  # type: ignore[arg-type]
+
+
+FUNCTIONAL: list[tuple[nn.Module, tuple[int, ...]]] = [
+    (BinaryLinear(6, 4, scale="channel"), (6,)),
+    (BinaryLinear(6, 4), (3, 6)),
+    (BinaryConv1d(4, 2, 3, padding=1, groups=2, activation="bits"), (4, 7)),
+    (BinaryConv2d(4, 6, 3, padding=1, groups=2, pad_value=1.0), (4, 5, 5)),
+    (BinaryConv2d(4, 6, 3, stride=2, padding=1, scale="layer"), (2, 4, 5, 5)),
+]
+
+
+@pytest.mark.parametrize(("layer", "shape"), FUNCTIONAL)
+def test_torch_func(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    """vmap over inputs, weights and both, per-sample gradients and Jacobians equal a loop."""
+    from torch.func import functional_call, grad, jacrev, vmap
+
+    weights = {name: torch.randn(3, *value.shape) for name, value in layer.named_parameters()}
+    x = torch.randn(3, *shape)
+
+    def call(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        y: Tensor = functional_call(layer, parameters, (x,))
+        return y
+
+    def loss(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        return call(parameters, x).square().sum()
+
+    def of(i: int) -> dict[str, Tensor]:
+        return {name: value[i] for name, value in weights.items()}
+
+    def close(found: Tensor, expected: list[Tensor]) -> None:
+        torch.testing.assert_close(found, torch.stack(expected), rtol=1e-5, atol=1e-5)
+
+    close(vmap(call, (None, 0))(of(0), x), [call(of(0), x[i]) for i in range(3)])
+    close(vmap(call, (0, None))(weights, x[0]), [call(of(i), x[0]) for i in range(3)])
+    close(vmap(call, (0, 0))(weights, x), [call(of(i), x[i]) for i in range(3)])
+    close(vmap(grad(loss), (None, 0))(of(0), x)["weight"], [grad(loss)(of(0), x[i])["weight"] for i in range(3)])
+    assert jacrev(lambda x: call(of(0), x))(x[0]).shape == (*call(of(0), x[0]).shape, *shape)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_integers_stay_exact_under_autocast(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    for layer, x in (
+        (BinaryConv2d(512, 8, 3, padding=1, pad_value=1.0), torch.randn(1, 512, 4, 4).abs() - 0.01),
+        (BinaryLinear(4610, 8, bias=False), torch.randn(2, 4610).abs() - 0.01),
+    ):
+        with torch.no_grad():
+            layer.weight.abs_().sub_(1e-4)
+            expected = layer(x)
+            with torch.autocast("cpu", dtype=dtype):
+                found = layer(x)
+        assert float(expected.abs().max()) > 2048
+        assert found.dtype == torch.float32
+        assert torch.equal(found, expected)
+        assert layer.to(dtype)(x.to(dtype)).dtype == dtype
