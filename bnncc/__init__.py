@@ -6,7 +6,7 @@
     model = bnncc.load("net.bnn")                        # on the machine that runs it
     y = model(x)                                         # numpy in, numpy out
 
-What these raise is in `bnncc.errors`. Importing this package loads nothing else: torch, tvm and onnx come in when the
+What these raise is in bnncc.errors. Importing this package loads nothing else: torch, tvm and onnx come in when the
 function that needs them is called.
 """
 

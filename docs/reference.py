@@ -17,9 +17,12 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 
 def packages() -> dict[str, list[str]]:
-    """Package name -> its modules: every folder in bnncc/, and the modules that lie in bnncc/ itself."""
+    """Package name -> its modules: every folder in bnncc/ and in those, and the modules that lie in bnncc/ itself."""
     found: dict[str, list[str]] = {}
-    folders = [ROOT / "bnncc", *(path for path in sorted((ROOT / "bnncc").iterdir()) if path.is_dir())]
+    inner = [
+        path for top in sorted((ROOT / "bnncc").iterdir()) if top.is_dir() for path in (top, *sorted(top.iterdir()))
+    ]
+    folders = [ROOT / "bnncc", *(path for path in inner if path.is_dir())]
     for folder in folders:
         name = ".".join(folder.relative_to(ROOT).parts)
         files = [path for path in sorted(folder.glob("*.py")) if not path.stem.startswith("__")]
