@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from tvm import tirx
 
+from bnncc import bitpack
 from bnncc.kernels.conv2d import Conv2d
 from bnncc.kernels.dense import Dense
 from bnncc.kernels.depthwise import DepthwiseConv2d
@@ -16,7 +17,6 @@ from bnncc.kernels.pack import Pack
 from bnncc.kernels.pool2d import Pool2d
 from bnncc.kernels.schedule import Schedule
 from bnncc.kernels.xnor_conv2d import XnorConv2d
-from bnncc.ops import bitpack
 from bnncc.runtime.array import Array
 from bnncc.targets.target import Target
 from bnncc.tir import epilogue as ep

@@ -36,7 +36,8 @@ from __future__ import annotations
 import numpy as np
 from tvm import relax
 
-from bnncc.ops import binary_conv2d, bitpack
+from bnncc import bitpack
+from bnncc.ops import binary_conv2d
 from bnncc.ops.binarize import Binarize
 from bnncc.ops.binary_conv2d import BinaryConv2d
 from bnncc.ops.expressions import array, extents, is_constant

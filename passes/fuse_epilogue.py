@@ -58,7 +58,8 @@ from typing import ClassVar, NamedTuple
 import tvm
 from tvm import relax
 
-from bnncc.ops import bitpack, elementwise, spans
+from bnncc import bitpack
+from bnncc.ops import elementwise, spans
 from bnncc.ops.conv2d_int8 import Conv2dInt8
 from bnncc.ops.expressions import dtype, extents, is_constant, is_per_channel, operator
 from bnncc.ops.or_pool2d import OrPool2d

@@ -55,7 +55,8 @@ import numpy.typing as npt
 import tvm
 from tvm import relax
 
-from bnncc.ops import bitpack, or_pool2d, pack, pad_bits, spans, xnor_conv2d
+from bnncc import bitpack
+from bnncc.ops import or_pool2d, pack, pad_bits, spans, xnor_conv2d
 from bnncc.ops.binarize import Binarize
 from bnncc.ops.binary_conv2d import BinaryConv2d
 from bnncc.ops.expressions import array, extents, is_constant, is_per_channel

@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 import bnncc
-from bnncc import calibrate, cli
-from bnncc.ops import binarize, binary_conv2d, bitpack, conv2d_int8, quantize
+from bnncc import bitpack, calibrate, cli
+from bnncc.ops import binarize, binary_conv2d, conv2d_int8, quantize
 from bnncc.options import InputRange
 from bnncc.passes.quantize_convs import quantization
 from bnncc.runtime import npz

@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 
 import bnncc
-from bnncc.ops import bitpack
+from bnncc import bitpack
 from tests.onnxmodels import Array, binary, model, node
 
 CHANNELS = 64

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import bnncc
-from bnncc.ops import bitpack
+from bnncc import bitpack
 from bnncc.targets import runnable
 from tests.onnxmodels import Array, binary, model, node
 

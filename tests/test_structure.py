@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "bnncc"
 # Folders and files of bnncc/ from the bottom to the top; each may import what stands in the rows before its own, and
 # itself. `bnncc/__init__.py`, the face that users see, is above all; what is below takes nothing of it but __version__.
 ROWS = (
-    ("runtime", "progress"),
+    ("runtime", "progress", "bitpack"),
     ("targets", "ops", "nn"),
     ("tir", "models", "train"),
     ("kernels",),

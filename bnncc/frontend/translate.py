@@ -14,8 +14,9 @@ import numpy.typing as npt
 import torch
 from torch.export import ExportedProgram
 
+from bnncc import bitpack
 from bnncc.frontend.capture import first_line, plain_path
-from bnncc.ops import ONNX_DOMAIN, ONNX_VERSION, binarize, binary_conv, binary_gemm, bitpack
+from bnncc.ops import ONNX_DOMAIN, ONNX_VERSION, binarize, binary_conv, binary_gemm
 from bnncc.runtime.errors import ModelError
 
 if TYPE_CHECKING:

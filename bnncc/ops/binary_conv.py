@@ -6,7 +6,7 @@ X is x with a border of ``pad_value`` around it (after binarisation: 0 is exact 
 sign). W is +1 where the weight's bit is set, else -1. x holds {-1, +1} or {0, 1}, so y holds exact integers.
 
 x: float32 [N, C, L] or [N, C, H, W]; w: uint8 [O, T, packed_bytes(C / group)] with the T = prod(kernel_shape) taps
-row-major (bnncc/ops/bitpack.py fixes the bit order); y: float32 [N, O, OL] or [N, O, OH, OW].
+row-major (bnncc/bitpack.py fixes the bit order); y: float32 [N, O, OL] or [N, O, OH, OW].
 
 ONNX attributes, as in Conv: ``kernel_shape``, ``strides``, ``pads`` (begins, then ends), ``dilations`` INTS and
 ``group`` INT (default 1); besides ``channels`` INT = C / group, and ``pad_value`` FLOAT in {-1, 0, +1} (default 0).
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from bnncc.ops import bitpack
+from bnncc import bitpack
 from bnncc.ops.unpack import UNPACK_SIGNS
 
 if TYPE_CHECKING:

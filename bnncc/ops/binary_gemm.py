@@ -4,7 +4,7 @@
 
 W is +1 where the weight's bit is set, else -1. x holds {-1, +1} or {0, 1}, so y holds exact integers.
 
-x: float32 [M, K]; w: uint8 [N, packed_bytes(K)] (bnncc/ops/bitpack.py fixes the bit order); y: float32 [M, N].
+x: float32 [M, K]; w: uint8 [N, packed_bytes(K)] (bnncc/bitpack.py fixes the bit order); y: float32 [M, N].
 ONNX attribute: ``channels`` INT = K.
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from bnncc.ops import bitpack
+from bnncc import bitpack
 from bnncc.ops.unpack import UNPACK_SIGNS
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from bnncc.ops import arguments, bitpack
+from bnncc import bitpack
+from bnncc.ops import arguments
 from bnncc.ops.expressions import View
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from bnncc.ops import arguments, bitpack
+from bnncc import bitpack
+from bnncc.ops import arguments
 from bnncc.ops.expressions import View, pads
 from bnncc.ops.window import Pads
 

@@ -1,7 +1,7 @@
 """ONNX text that turns packed weights into signs; the bodies of BinaryConv and BinaryGemm begin with it.
 
 Works in int32 with Div and Mod, which every runtime folds at load: the bits never exist as floats in the file.
-Reads ``w`` uint8 [rows, taps, bytes] (bit order as in bnncc/ops/bitpack.py) and the attribute ``channels``;
+Reads ``w`` uint8 [rows, taps, bytes] (bit order as in bnncc/bitpack.py) and the attribute ``channels``;
 defines ``signs`` float32 [rows, taps, channels] holding -1 and +1, and the constants ``last`` = [-1], ``zero`` = [0].
 """
 

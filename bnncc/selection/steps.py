@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from tvm import relax
 
-from bnncc.ops import bitpack, elementwise
+from bnncc import bitpack
+from bnncc.ops import elementwise
 from bnncc.ops.expressions import operator
 from bnncc.ops.pack import Pack, Packing
 from bnncc.ops.pad_bits import PadBits

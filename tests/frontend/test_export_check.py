@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import bnncc
+from bnncc import bitpack
 from bnncc.nn import BinaryConv2d, BinaryLinear
-from bnncc.ops import bitpack
 from bnncc.runtime.errors import ModelError
 
 

@@ -11,8 +11,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+from bnncc import bitpack
 from bnncc.frontend.importer import from_onnx
-from bnncc.ops import bitpack, spans
+from bnncc.ops import spans
 from bnncc.passes.fold_batch_norm import FoldBatchNorm
 from bnncc.runtime.errors import ModelError, OptionError
 from tests.irtest import Array, evaluate, transform

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import bnncc
+from bnncc import bitpack
 from bnncc.nn import BinaryConv1d, BinaryConv2d
-from bnncc.ops import bitpack
 from bnncc.runtime.errors import ModelError
 from tests.onnxmodels import Array, binary, model, node
 

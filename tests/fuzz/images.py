@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from bnncc.ops import ONNX_DOMAIN, bitpack
+from bnncc import bitpack
+from bnncc.ops import ONNX_DOMAIN
 from tests.fuzz.generate import Graph, Maker
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-from bnncc.ops import bitpack
+from bnncc import bitpack
 from bnncc.ops.elementwise import OPERATIONS
 from bnncc.tir import epilogue as ep
 

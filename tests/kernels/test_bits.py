@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bnncc import bitpack
 from bnncc.kernels.or_pool2d import OrPool2d
 from bnncc.kernels.pad_bits import PadBits
 from bnncc.kernels.schedule import Schedule
 from bnncc.kernels.xnor_conv2d import XnorConv2d
 from bnncc.kernels.xnor_schedules import ChannelLanes, WindowLanes, XnorSchedule
-from bnncc.ops import bitpack
 from bnncc.runtime import cpu
 from bnncc.targets import TARGETS
 from bnncc.targets.target import Target

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bnncc import bitpack
 from bnncc.kernels.conv2d import Conv2d
 from bnncc.kernels.conv2d_int8 import Conv2dInt8
 from bnncc.kernels.dense import Dense
@@ -19,7 +20,6 @@ from bnncc.kernels.schedule import Schedule, ScheduleError
 from bnncc.kernels.tile_schedule import ConvSchedule, TileSchedule
 from bnncc.kernels.xnor_conv2d import XnorConv2d
 from bnncc.kernels.xnor_schedules import ChannelLanes, WindowLanes, WordLanes
-from bnncc.ops import bitpack
 from bnncc.runtime.array import Array
 from bnncc.targets import TARGETS
 from bnncc.targets.target import Target

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from bnncc import bitpack
 from bnncc.nn import BinaryConv1d, BinaryConv2d, BinaryLinear, Bits, Sign, estimators
-from bnncc.ops import binarize, binary_conv, binary_gemm, bitpack
+from bnncc.ops import binarize, binary_conv, binary_gemm
 from bnncc.runtime.errors import OptionError
 
 Array = npt.NDArray[np.float32]

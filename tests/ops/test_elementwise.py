@@ -12,10 +12,10 @@ from hypothesis.extra import numpy as arrays
 from tvm import relax
 
 import bnncc
-from bnncc import compiler
+from bnncc import bitpack, compiler
 from bnncc.kernels.elementwise import Elementwise
 from bnncc.kernels.schedule import Schedule
-from bnncc.ops import bitpack, elementwise
+from bnncc.ops import elementwise
 from bnncc.ops.elementwise import OPERATIONS, Operation
 from bnncc.targets import find
 from bnncc.tir import epilogue as ep

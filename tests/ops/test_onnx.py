@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from bnncc.ops import binarize, binary_conv, binary_gemm, bitpack
+from bnncc import bitpack
+from bnncc.ops import binarize, binary_conv, binary_gemm
 
 Array = npt.NDArray[Any]
 FUNCTIONS = {op.NAME: op.function() for op in (binarize, binary_conv, binary_gemm)}

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from bnncc import bitpack
 from bnncc.frontend.importer import from_onnx
-from bnncc.ops import binarize, binary_conv, binary_gemm, bitpack
+from bnncc.ops import binarize, binary_conv, binary_gemm
 from bnncc.passes.lower_to_xnor import LowerToXnor
 from bnncc.passes.to_nhwc import ToNHWC
 from tests.irtest import evaluate, run, transform, whole

@@ -6,11 +6,12 @@ import numpy as np
 import numpy.typing as npt
 from tvm import relax
 
+from bnncc import bitpack
 from bnncc.frontend import pads as padding
 from bnncc.frontend.converters.heights import with_height, without_height
 from bnncc.frontend.node import Node
 from bnncc.ops import binarize as binarize_op
-from bnncc.ops import binary_conv2d, bitpack
+from bnncc.ops import binary_conv2d
 from bnncc.runtime.errors import ModelError
 
 # Attributes by operator: name -> whether it must be given.

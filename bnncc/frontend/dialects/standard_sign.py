@@ -36,9 +36,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from bnncc import bitpack
 from bnncc.frontend.dialects import Record
 from bnncc.frontend.dialects.graph import Graph
-from bnncc.ops import ONNX_DOMAIN, bitpack
+from bnncc.ops import ONNX_DOMAIN
 
 if TYPE_CHECKING:
     import onnx
