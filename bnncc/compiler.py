@@ -16,6 +16,7 @@ from bnncc.options import WATCHED, Options, Quantize, Watch
 from bnncc.progress import Progress, silent
 from bnncc.runtime import abi, atomic, cpu
 from bnncc.runtime.artifact import FORMAT, Artifact, Layer, Manifest, PassRecord, Tensor
+from bnncc.runtime.errors import printable
 from bnncc.targets.target import Target
 
 if TYPE_CHECKING:
@@ -136,10 +137,13 @@ def lower(
         atomic.make_folder(dump_ir)
     imported = from_onnx(model, options.shapes)
     module = imported.module
-    records = [
-        PassRecord(f"dialect {found.name}", 0.0, found.rewrites, tuple(f"{k}: {v}" for k, v in found.refused.items()))
-        for found in imported.recognised
-    ]
+    records = []
+    reasons: dict[str, str] = {}
+    for found in imported.recognised:
+        refused = {printable(layer): printable(why) for layer, why in found.refused.items()}
+        said = tuple(f"{layer}: {why}" for layer, why in refused.items())
+        records.append(PassRecord(f"dialect {found.name}", 0.0, found.rewrites, said))
+        reasons |= refused
     passes = [step.run for step in steps(pipeline(target, options.float_convs))]
     for number, each in enumerate(passes):
         progress("passes", number, len(passes))
@@ -150,7 +154,7 @@ def lower(
         if dump_ir:
             atomic.write(Path(dump_ir) / f"{number:03}_{each.name}.py", module.script().encode())
     program = select(module, target, options.schedules)
-    program.explain({name: why for found in imported.recognised for name, why in found.refused.items()})
+    program.explain(reasons)
     return imported, program, tuple(records)
 
 
@@ -159,4 +163,4 @@ def _content(model: Source) -> bytes:
 
 
 def _name(model: Source) -> str:
-    return "model" if isinstance(model, bytes) else Path(model).stem
+    return "model" if isinstance(model, bytes) else printable(Path(model).stem)

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from bnncc.cli import output
+from bnncc.runtime.errors import printable
 
 
 @click.command()
@@ -27,9 +28,11 @@ def command(artifact: str, source: str, out: str, threads: int, json_file: str |
 
     model = output.load(artifact, threads)
     npz.write(out, model.run(npz.read(source, model.manifest.inputs)))
-    tensors = [{"name": t.name, "shape": list(t.shape), "dtype": t.dtype} for t in model.manifest.outputs]
+    outputs = model.manifest.outputs
+    tensors = [{"name": t.name, "shape": list(t.shape), "dtype": t.dtype} for t in outputs]
+    rows = [(printable(t.name), t.dtype, list(t.shape)) for t in outputs]
     output.show(
         {"output": out, "tensors": tensors},
         json_file,
-        lambda: output.table(out, ["output", "dtype", "shape"], [(t["name"], t["dtype"], t["shape"]) for t in tensors]),
+        lambda: output.table(out, ["output", "dtype", "shape"], rows),
     )

@@ -43,7 +43,7 @@ def state_binarised(model: "onnx.ModelProto", name: str) -> None:
                 f"step. Move a scale of the input behind the layer."
             )
         again = f"{layer.input[0]}.binarised"
-        attributes = {"unipolar": 0} if values <= _SIGNS else {"unipolar": 1, "threshold": 0.0}
+        attributes = {"unipolar": 0 if values <= _SIGNS else 1, "threshold": 0.0}
         stated = helper.make_node(binarize.NAME, [layer.input[0]], [again], domain=ONNX_DOMAIN, **attributes)
         stated.metadata_props.extend(layer.metadata_props)
         layer.input[0] = again

@@ -72,7 +72,8 @@ def _translations() -> dict[Any, Callable[..., Any]]:
         return opset18.Reshape(x, opset18.Constant(value_ints=list(shape)))
 
     def to_binarize(x: Any, unipolar: bool, threshold: float) -> Any:
-        attributes = {"unipolar": 1, "threshold": threshold} if unipolar else {"unipolar": 0}
+        # Every attribute is written: what inlines the functions of a file forgets their defaults.
+        attributes = {"unipolar": int(unipolar), "threshold": threshold if unipolar else 0.0}
         return node(binarize, x, **attributes)
 
     def to_conv(

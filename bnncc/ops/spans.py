@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bnncc.runtime.errors import printable
+
 if TYPE_CHECKING:
     import tvm
     from tvm import relax
 
 
 def named(name: str) -> tvm.ir.Span:
-    """A span that carries a name and no position."""
+    """A span that carries a name, to be shown to people, and no position."""
     import tvm
 
-    return tvm.ir.Span(tvm.ir.SourceName(name), 0, 0, 0, 0)
+    return tvm.ir.Span(tvm.ir.SourceName(printable(name)), 0, 0, 0, 0)
 
 
 def marked(call: relax.Call, span: tvm.ir.Span | None) -> relax.Call:

@@ -36,11 +36,15 @@ DTYPE_BYTES = types.MappingProxyType(
 )  # fmt: skip
 
 
+# A name as the source model has it, which may be any text; commands show it escaped.
+AnyText = typing.Annotated[str, "any text"]
+
+
 @dataclass(frozen=True)
 class Tensor:
     """An input or output: C-contiguous, in the layout of the source model. `dtype` is numpy's name."""
 
-    name: str
+    name: AnyText
     shape: tuple[int, ...]
     dtype: str
 
@@ -262,7 +266,7 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         return ArtifactError(f"{where}: found {found[:80]}, allowed is {allowed}; compile the model again")
 
     if dataclasses.is_dataclass(kind):
-        make, hints = typing.cast(Any, kind), typing.get_type_hints(kind)
+        make, hints = typing.cast(Any, kind), typing.get_type_hints(kind, include_extras=True)
         if not isinstance(value, dict):
             raise wrong("an object")
         if value.keys() != hints.keys():
@@ -280,6 +284,8 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise wrong("an object")
         return {_decode(str, key, where): _decode(arguments[1], item, where) for key, item in value.items()}
+    if kind == AnyText and not isinstance(value, str):
+        raise wrong("text")
     # Printable text only: these strings end up in terminals and in one-line messages.
     if kind is str and not (isinstance(value, str) and value.isprintable()):
         raise wrong("printable text in one line")

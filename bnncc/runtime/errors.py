@@ -2,6 +2,11 @@
 and what to do. The command line prints these without a traceback; any other exception is a bug and keeps its own."""
 
 
+def printable(text: str) -> str:
+    """The text, escaped where it would not print in one line: names come from other people's files."""
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
 class BnnccError(Exception):
     """Base of every error a user can cause and mend. `exit_code` is what the command line ends with."""
 

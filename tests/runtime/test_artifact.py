@@ -209,3 +209,11 @@ def test_damaged_bytes_never_pass_for_another_artifact(tmp_path: Path, data: st.
     path.write_bytes(bytes(whole[:cut]))
     with contextlib.suppress(ArtifactError):
         assert Artifact.load(path) == sample()
+
+
+def test_tensors_may_have_any_name(tmp_path: Path) -> None:
+    """They are the source model's. What is shown to people alone is printable."""
+    made = sample()
+    odd = dataclasses.replace(made.manifest.inputs[0], name="modell\u00a0\n\x1b[2J\u20ac")
+    Artifact(dataclasses.replace(made.manifest, inputs=(odd,)), made.library).save(tmp_path / "a.bnn")
+    assert Artifact.load(tmp_path / "a.bnn").manifest.inputs == (odd,)
