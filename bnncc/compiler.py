@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 Source = str | os.PathLike[str] | bytes  # path or content of an ONNX file
 Folder = str | os.PathLike[str]
+# TVM's block builders share one stack in all threads of a process.
+_ONE_AT_A_TIME = threading.RLock()
 
 
 def compile(
@@ -84,8 +87,9 @@ def build(
     from bnncc.codegen.assemble import assemble
     from bnncc.codegen.link import link
 
-    imported, program, passes = lower(model, target, options, dump_ir=dump_ir, progress=progress)
-    objects, arena = assemble(program, target, options, progress)
+    with _ONE_AT_A_TIME:
+        imported, program, passes = lower(model, target, options, dump_ir=dump_ir, progress=progress)
+        objects, arena = assemble(program, target, options, progress)
     library = link(objects, target, abi.exports(peaks=options.peaks))
     added = len(program.outputs) - len(imported.outputs)
     outputs = (*imported.outputs, *(f"{WATCHED}{number}" for number in range(added)))
@@ -135,26 +139,27 @@ def lower(
 
     if dump_ir:
         atomic.make_folder(dump_ir)
-    imported = from_onnx(model, options.shapes)
-    module = imported.module
-    records = []
-    reasons: dict[str, str] = {}
-    for found in imported.recognised:
-        refused = {printable(layer): printable(why) for layer, why in found.refused.items()}
-        said = tuple(f"{layer}: {why}" for layer, why in refused.items())
-        records.append(PassRecord(f"dialect {found.name}", 0.0, found.rewrites, said))
-        reasons |= refused
-    passes = [step.run for step in steps(pipeline(target, options.float_convs))]
-    for number, each in enumerate(passes):
-        progress("passes", number, len(passes))
-        start = time.perf_counter()
-        outcome = each(module)
-        module, seconds = outcome.module, time.perf_counter() - start
-        records.append(PassRecord(each.name, seconds, outcome.rewrites, outcome.refused))
-        if dump_ir:
-            atomic.write(Path(dump_ir) / f"{number:03}_{each.name}.py", module.script().encode())
-    program = select(module, target, options.schedules)
-    program.explain(reasons)
+    with _ONE_AT_A_TIME:
+        imported = from_onnx(model, options.shapes)
+        module = imported.module
+        records = []
+        reasons: dict[str, str] = {}
+        for found in imported.recognised:
+            refused = {printable(layer): printable(why) for layer, why in found.refused.items()}
+            said = tuple(f"{layer}: {why}" for layer, why in refused.items())
+            records.append(PassRecord(f"dialect {found.name}", 0.0, found.rewrites, said))
+            reasons |= refused
+        passes = [step.run for step in steps(pipeline(target, options.float_convs))]
+        for number, each in enumerate(passes):
+            progress("passes", number, len(passes))
+            start = time.perf_counter()
+            outcome = each(module)
+            module, seconds = outcome.module, time.perf_counter() - start
+            records.append(PassRecord(each.name, seconds, outcome.rewrites, outcome.refused))
+            if dump_ir:
+                atomic.write(Path(dump_ir) / f"{number:03}_{each.name}.py", module.script().encode())
+        program = select(module, target, options.schedules)
+        program.explain(reasons)
     return imported, program, tuple(records)
 
 

@@ -7,9 +7,7 @@ Convolutions, pools and matrix products carry the ONNX node's name as their span
 from __future__ import annotations
 
 import contextlib
-import io
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -58,14 +56,11 @@ def from_onnx(source: str | Path | bytes | onnx.ModelProto, shapes: onnx_file.Sh
         raise ModelError(f"{where}: the graph has no input")
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 18)
     adapter = _Graph(where)
-    # TVM's importer prints the inputs of a node it cannot convert, and warns about names.
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        try:
-            module = adapter.from_onnx(model.graph, opset)
-        except ModelError:
-            adapter.abandon()
-            raise
+    try:
+        module = adapter.from_onnx(model.graph, opset)
+    except ModelError:
+        adapter.abandon()
+        raise
     result = module["main"].ret_ty
     for name, kind in zip(outputs, result.fields if isinstance(result, relax.TupleType) else [result], strict=True):
         if not isinstance(kind, relax.TensorType):

@@ -3,11 +3,13 @@
 import _ctypes
 import ctypes
 import functools
+import itertools
 import os
 import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import numpy as np
 
@@ -55,6 +57,7 @@ class Model:
         tensors = len(self.manifest.inputs) + len(self.manifest.outputs)
         self._library, self._functions = _open(artifact.library, tensors, where)
         self._lock = threading.Lock()
+        _models.add(self)
         memory = np.zeros(artifact.manifest.arena_bytes + abi.ALIGNMENT, np.uint8)
         start = -memory.ctypes.data % abi.ALIGNMENT
         self._arena = memory[start : start + artifact.manifest.arena_bytes]
@@ -79,7 +82,7 @@ class Model:
         return self._named(self._compute(inputs))
 
     def _compute(self, inputs: tuple[Array | Mapping[str, Array], ...]) -> list[Array]:
-        arrays = self._checked(inputs)
+        arrays = self._checked(self._in_order(inputs))
         outputs = [np.empty(shape, dtype) for shape, dtype in self._outputs]
         pointers = abi.arguments(
             [array.ctypes.data for array in arrays], [array.ctypes.data for array in outputs], self._arena_pointer
@@ -88,7 +91,7 @@ class Model:
             if self._team is None:
                 status = self._functions.run(*pointers)
             else:
-                status = self._functions.run_threads(self._team.threads, self._team.table(*pointers))
+                status = self._functions.run_threads(self._team.count(), self._team.table(*pointers))
         _check_status(status)
         return outputs
 
@@ -98,7 +101,7 @@ class Model:
     @property
     def threads(self) -> int:
         """How many threads share one inference."""
-        return self._team.threads.value if self._team else 1
+        return self._team.count() if self._team else 1
 
     @property
     def peaks(self) -> tuple[str, ...]:
@@ -112,8 +115,13 @@ class Model:
         return machine.describe()
 
     def bind(self, *inputs: Array | Mapping[str, Array]) -> "Binding":
-        """The network bound to these inputs and to outputs of its own, for calling many times without overhead."""
-        return Binding(self, self._checked(inputs))
+        """The network bound to these inputs and to outputs of its own, for calling many times without overhead.
+
+        Every run reads the arrays anew: fill them with the next frame and run again. One that is not C-contiguous, such
+        as a transposed view of a frame, is copied at every run.
+        """
+        given = self._in_order(inputs)
+        return Binding(self, given, self._checked(given))
 
     def time_peak(self, kind: str, iterations: int) -> tuple[int, int]:
         """Keep the CPU's arithmetic busy with nothing else: what this machine can do at best, in the library's own
@@ -139,9 +147,12 @@ class Model:
         _check_status(status)
         return done.value, taken
 
-    def _checked(self, inputs: tuple[Array | Mapping[str, Array], ...]) -> list[Array]:
+    def _in_order(self, inputs: tuple[Array | Mapping[str, Array], ...]) -> tuple[Array, ...]:
         if len(inputs) == 1 and isinstance(inputs[0], Mapping):
-            inputs = self._by_name(inputs[0])
+            return self._by_name(inputs[0])
+        return cast("tuple[Array, ...]", inputs)
+
+    def _checked(self, inputs: tuple[Array, ...]) -> list[Array]:
         if len(inputs) != len(self._inputs):
             names = ", ".join(repr(tensor.name) for tensor, _, _ in self._inputs)
             raise InputError(f"found {len(inputs)} inputs, allowed are {len(self._inputs)}: {names}")
@@ -171,9 +182,10 @@ class Binding:
     Not for several threads at once: it shares the model's arena and takes no lock.
     """
 
-    def __init__(self, model: Model, inputs: list[Array]) -> None:
+    def __init__(self, model: Model, given: tuple[Array, ...], inputs: list[Array]) -> None:
         self._model = model  # keeps the library and the arena alive
         self._inputs = inputs
+        self._copies = [(copy, array) for copy, array in zip(inputs, given, strict=True) if copy is not array]
         self.outputs = {tensor.name: np.empty(tensor.shape, tensor.dtype) for tensor in model.manifest.outputs}
         pointers = abi.arguments(
             [array.ctypes.data for array in inputs],
@@ -182,12 +194,14 @@ class Binding:
         )
         self._pointers = [ctypes.c_void_p(pointer) for pointer in pointers]
         self._call: Callable[[], int] = functools.partial(model._functions.run, *self._pointers)
-        if model._team is not None:
-            table = model._team.table(*pointers)
-            self._call = functools.partial(model._functions.run_threads, model._team.threads, table)
+        if (team := model._team) is not None:
+            table, run_threads = team.table(*pointers), model._functions.run_threads
+            self._call = lambda: run_threads(team.count(), table)
 
     def run(self) -> None:
-        """Run the whole network."""
+        """Run the whole network on what the inputs hold now."""
+        for copy, array in self._copies:
+            np.copyto(copy, array)
         _check_status(self._call())
 
     def step(self, index: int) -> None:
@@ -230,37 +244,52 @@ def check_cpu(manifest: Manifest, where: str) -> None:
 
 def _open(library: bytes, tensors: int, where: str) -> tuple[ctypes.CDLL, abi.Functions]:
     """Load a shared library from memory: no file that others could change, nothing left behind."""
-    descriptor = os.memfd_create("bnncc", os.MFD_CLOEXEC)
-    loaded = None
-    try:
-        with os.fdopen(descriptor, "wb", closefd=False) as file:
-            file.write(library)
-        loaded = ctypes.CDLL(f"/proc/self/fd/{descriptor}")
-        functions = abi.declare(loaded, tensors)
-    except (OSError, AttributeError) as error:
-        if loaded is None:
-            os.close(descriptor)
-        else:
-            _close(loaded._handle, descriptor)
-        message = " ".join(str(error).split()).encode("ascii", "backslashreplace").decode()[:160]
-        raise ArtifactError(f"{where}: the library cannot be loaded ({message}); compile the model again") from error
-    # The descriptor stays open for as long as the library is loaded, see `_close`.
-    weakref.finalize(loaded, _close, loaded._handle, descriptor)
+    with os.fdopen(os.memfd_create("bnncc", os.MFD_CLOEXEC), "wb") as file:
+        file.write(library)
+        file.flush()
+        try:
+            loaded = ctypes.CDLL(_path(file.fileno(), next(_loads)))
+            # Not at exit: a daemon thread may be inside it until the very end.
+            weakref.finalize(loaded, _ctypes.dlclose, loaded._handle).atexit = False
+            functions = abi.declare(loaded, tensors)
+        except (OSError, AttributeError) as error:
+            message = " ".join(str(error).split()).encode("ascii", "backslashreplace").decode()[:160]
+            raise ArtifactError(
+                f"{where}: the library cannot be loaded ({message}); compile the model again"
+            ) from error
     return loaded, functions
 
 
-def _close(handle: int, descriptor: int) -> None:
-    """Unload a library. dlopen knows a library by its path: were only the descriptor closed, the next model would get
-    the same number and be handed this library."""
-    _ctypes.dlclose(handle)
-    os.close(descriptor)
+def _path(descriptor: int, number: int) -> str:
+    """A path of an open file that no other load of this process has had. dlopen knows a library by its path, and
+    descriptors' numbers are used again: under the plain path a second model would be the first one's library. "//"
+    and "/./" lead where "/" leads, and write the bits of `number`."""
+    bits = ("/./" if number >> bit & 1 else "//" for bit in range(max(1, number.bit_length())))
+    return f"/proc/self{''.join(bits)}fd/{descriptor}"
+
+
+_loads = itertools.count()
+_models: weakref.WeakSet[Model] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """The thread that held a model's lock is not in a forked process, and would never let go of it."""
+    for model in _models:
+        model._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _wrong_input(array: object, tensor: Tensor) -> InputError:
     allowed = f"allowed is {tensor.dtype} {list(tensor.shape)}"
     if not isinstance(array, np.ndarray):
         return InputError(f"input {tensor.name!r}: found {type(array).__name__}, {allowed} as a numpy array")
-    hint = "convert it with .astype" if array.shape == tensor.shape else "reshape it, or compile with another --shape"
+    hint = "reshape it, or compile with another --shape"
+    if array.shape == tensor.shape:
+        hint = "convert it with .astype"
+    elif array.ndim == 4 and tuple(array.shape[axis] for axis in (0, 3, 1, 2)) == tensor.shape:
+        hint = "channels come before rows and columns: .transpose(0, 3, 1, 2)"
     return InputError(f"input {tensor.name!r}: found {array.dtype} {list(array.shape)}, {allowed}; {hint}")
 
 

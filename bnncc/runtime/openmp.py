@@ -8,7 +8,6 @@ import ctypes
 import functools
 import os
 import warnings
-import weakref
 from dataclasses import dataclass
 
 from bnncc.runtime import abi
@@ -22,12 +21,18 @@ class ThreadsWarning(UserWarning):
     """Several threads were asked for and one runs."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Team:
-    """The functions that run a library on several threads, by address, and how many threads: 1 after a fork."""
+    """The functions that run a library on several threads, by address, how many threads, and of which process."""
 
     functions: tuple[int, ...]
-    threads: ctypes.c_int32
+    threads: int
+    process: int
+
+    def count(self) -> int:
+        """How many threads run now: 1 in a process that was forked, where libgomp would wait for threads that are not
+        there. Asked at every call, because a fork in C (uWSGI's) tells nobody in Python."""
+        return self.threads if os.getpid() == self.process else 1
 
     def table(self, *pointers: int) -> ctypes.Array[ctypes.c_void_p]:
         """The functions, then inputs, outputs and arena, as `bnncc_run_threads` takes them."""
@@ -44,25 +49,21 @@ def team(threads: int) -> Team | None:
         raise OptionError(f"threads {threads}: allowed are 1 to {MOST_THREADS}, best as many as there are cores")
     if threads == 1:
         return None
-    functions = _functions()
-    if _forked or not functions:
+    functions, process = _functions()
+    forked = process != os.getpid()
+    if forked or not functions:
         why = f"{_LIBRARY} is not on this machine; install it (Debian, Ubuntu, Raspberry Pi OS: apt install libgomp1)"
-        if _forked:
+        if forked:
             why = f"this process was forked after {_LIBRARY} was loaded; load it in a process of its own (spawn)"
         warnings.warn(f"{threads} threads were asked for and one runs: {why}", ThreadsWarning, stacklevel=5)
         return None
-    made = Team(functions, ctypes.c_int32(threads))
-    _teams.add(made)
-    return made
-
-
-_teams: weakref.WeakSet[Team] = weakref.WeakSet()
-_forked = False
+    return Team(functions, threads, process)
 
 
 @functools.cache
-def _functions() -> tuple[int, ...]:
-    """Addresses of what `bnncc_run_threads` wants; nothing where libgomp is missing."""
+def _functions() -> tuple[tuple[int, ...], int]:
+    """Addresses of what `bnncc_run_threads` wants, nothing where libgomp is missing; the process that looked."""
+    process = os.getpid()
     try:
         library = ctypes.CDLL(_LIBRARY)
         found = {
@@ -71,14 +72,5 @@ def _functions() -> tuple[int, ...]:
             abi.Team.SCHED_YIELD: ctypes.CDLL(None).sched_yield,
         }
     except (OSError, AttributeError):
-        return ()
-    os.register_at_fork(after_in_child=_after_fork)
-    return tuple(ctypes.cast(function, ctypes.c_void_p).value or 0 for _, function in sorted(found.items()))
-
-
-def _after_fork() -> None:
-    """libgomp's threads are not in a forked process, but libgomp waits for them."""
-    global _forked
-    _forked = True
-    for known in _teams:
-        known.threads.value = 1
+        return (), process
+    return tuple(ctypes.cast(function, ctypes.c_void_p).value or 0 for _, function in sorted(found.items())), process
