@@ -12,6 +12,7 @@ from tvm.tirx.script.builder import ir as T
 
 from bnncc.kernels.kernel import Argument, Kernel, images
 from bnncc.kernels.schedule import Schedule
+from bnncc.ops.elementwise import emit_at_least
 from bnncc.targets.target import Target
 from bnncc.tir import epilogue as ep
 from bnncc.tir.registers import Expr, bits_of, load, splat
@@ -64,7 +65,7 @@ class Pack(Kernel):
                         elif bounds:
                             bit = value >= bounds[0]
                         else:
-                            bit = value >= splat(tirx.const(self.threshold, "float32"), SLICE)
+                            bit = emit_at_least(value, splat(tirx.const(self.threshold, "float32"), SLICE), SLICE)
                         T.buffer_store(packed, bits_of(bit, SLICE, valid), [to + group * bits.group_bytes + number])
 
                     if per_group >= SLICE:

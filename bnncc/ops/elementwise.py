@@ -269,10 +269,19 @@ def _emit_prelu(a: Expr, slope: Expr, lanes: int) -> Expr:
     return T.Select(a < _number(0.0, lanes), _emit_product(a, slope, lanes), a)
 
 
+_LEAST_POSITIVE = float(np.nextafter(np.float32(0), np.float32(1)))
+
+
+def emit_at_least(a: Expr, least: Expr, lanes: int) -> Expr:
+    """`a >= least`, lane by lane. Above zero is written at least the least positive float, which the vectors of 32-bit
+    ARM take for 0: so it is asked as it was meant."""
+    return a > _number(0.0, lanes) if _constant(least) == _LEAST_POSITIVE else a >= least
+
+
 def _emit_binarize(a: Expr, least: Expr, otherwise: Expr, lanes: int) -> Expr:
     from tvm.tirx.script.builder import ir as T
 
-    return T.Select(a >= least, _number(1.0, lanes), otherwise)
+    return T.Select(emit_at_least(a, least, lanes), _number(1.0, lanes), otherwise)
 
 
 def _emit_cast(a: Expr, lanes: int) -> Expr:
