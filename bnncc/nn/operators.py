@@ -1,9 +1,9 @@
 """Torch operators of the domain `bnncc`: they run as torch does, and stay single nodes where torch records a graph.
 
-bnncc::binarize     x -> +-1, or {0, 1} (bnncc/ops/binarize.py)
-bnncc::binary_conv  binarised x [N, C, ...], quantized weight [O, C / groups, ...] -> [N, O, ...] (ops/binary_conv.py);
-                    an x without N gives a result without it
-bnncc::binary_gemm  binarised x [..., K], quantized weight [N, K] -> [..., N] (ops/binary_gemm.py)
+- bnncc::binarize: x -> +-1, or {0, 1} (bnncc/ops/binarize.py)
+- bnncc::binary_conv: binarised x [N, C, ...], quantized weight [O, C / groups, ...] -> [N, O, ...], and an x
+  without N gives a result without it (ops/binary_conv.py)
+- bnncc::binary_gemm: binarised x [..., K], quantized weight [N, K] -> [..., N] (ops/binary_gemm.py)
 
 Each is composite: training, torch.func, torch.compile, fake and half tensors see the torch operators inside, while
 torch.fx and torch.export keep the call, from which the exporter writes one ONNX node. Sums are taken in float32 at

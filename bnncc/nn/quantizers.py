@@ -46,11 +46,13 @@ class Sign(nn.Module):
 class Bits(nn.Module):
     """1 where x > threshold, else 0; float tensor of any shape -> the same shape.
 
-    threshold   a number; or a tensor that broadcasts over x, one for each channel for example: a parameter trains, by
-                the estimator too, any other tensor becomes a buffer
-    estimator   default: TrainedBin's, centred at the threshold (Xu and Cheung, BMVC 2019)
+    Args:
+        threshold: a number; or a tensor that broadcasts over x, one for each channel for example: a parameter trains,
+            by the estimator too, any other tensor becomes a buffer.
+        estimator: default: TrainedBin's, centred at the threshold (Xu and Cheung, BMVC 2019).
 
-    OptionError: a threshold that is not a finite number or a tensor.
+    Raises:
+        OptionError: a threshold that is not a finite number or a tensor.
     """
 
     threshold: float | Tensor
