@@ -194,9 +194,10 @@ def _instructions(report: Report) -> None:
     import torch
 
     import bnncc
-    from benchmarks import instructions, progress, tables
+    from benchmarks import progress, tables
     from bnncc.models import MODELS
     from bnncc.targets import TARGETS as KNOWN
+    from bnncc.verify import instructions
 
     for name in COUNTED_FOR:
         if reason := instructions.missing(KNOWN[name]):

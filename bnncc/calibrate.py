@@ -41,23 +41,25 @@ class Samples:
     labels: npt.NDArray[np.int64] | None
 
     @classmethod
-    def of(cls, data: Arrays, tensors: Sequence[Tensor], outputs: Sequence[Tensor]) -> Samples:
-        """Check `data` against the network's inputs. InputError says what is wrong."""
+    def of(
+        cls, data: Arrays, tensors: Sequence[Tensor], outputs: Sequence[Tensor], what: str = "calibration data"
+    ) -> Samples:
+        """Check `data`, which errors call `what`, against the network's inputs. InputError says what is wrong."""
         names = [tensor.name for tensor in tensors]
         if not set(names) <= data.keys() or not data.keys() <= {*names, LABELS}:
             shown = ", ".join(sorted(map(ascii, data)))[:200] or "none"
             raise InputError(
-                f"calibration data: found arrays {shown}, allowed are exactly {', '.join(map(ascii, names))}, "
+                f"{what}: found arrays {shown}, allowed are exactly {', '.join(map(ascii, names))}, "
                 f"and {LABELS!r}; save them by name with numpy.savez"
             )
-        inputs = {tensor.name: _checked(data[tensor.name], tensor) for tensor in tensors}
+        inputs = {tensor.name: _checked(data[tensor.name], tensor, what) for tensor in tensors}
         runs = {len(inputs[tensor.name]) // tensor.shape[0] for tensor in tensors}
         if len(runs) != 1:
             found = ", ".join(f"{name!a} {len(array)}" for name, array in inputs.items())
-            raise InputError(f"calibration data: found samples {found}; every input needs as many")
+            raise InputError(f"{what}: found samples {found}; every input needs as many")
         batch = tensors[0].shape[0]
         count = runs.pop() * batch
-        return cls(inputs, count, batch, _labels(data[LABELS], count, outputs) if LABELS in data else None)
+        return cls(inputs, count, batch, _labels(data[LABELS], count, outputs, what) if LABELS in data else None)
 
     def runs(self, stage: str, progress: Progress = silent) -> Iterator[dict[str, Array]]:
         """The inputs of one run after the other."""
@@ -68,10 +70,10 @@ class Samples:
             yield {name: array[first : first + self.batch] for name, array in self.inputs.items()}
 
 
-def _checked(array: Array, tensor: Tensor) -> Array:
-    where = f"calibration data: array {tensor.name!a}"
+def _checked(array: Array, tensor: Tensor, what: str) -> Array:
+    where = f"{what}: array {tensor.name!a}"
     if not tensor.shape:
-        raise InputError(f"{where}: the input is a single number, which has no axis for samples; do not calibrate")
+        raise InputError(f"{where}: the input is a single number, which has no axis for samples; give none")
     batch, rest = tensor.shape[0], list(tensor.shape[1:])
     allowed = f"allowed is {tensor.dtype} [samples, {', '.join(map(str, rest))}]"
     if not isinstance(array, np.ndarray) or array.dtype != tensor.dtype or list(array.shape[1:]) != rest:
@@ -86,19 +88,17 @@ def _checked(array: Array, tensor: Tensor) -> Array:
     return array
 
 
-def _labels(labels: Array, count: int, outputs: Sequence[Tensor]) -> npt.NDArray[np.int64]:
+def _labels(labels: Array, count: int, outputs: Sequence[Tensor], what: str) -> npt.NDArray[np.int64]:
     if not isinstance(labels, np.ndarray):
-        raise InputError(f"calibration data: {LABELS}: found {type(labels).__name__}, allowed is a numpy array")
+        raise InputError(f"{what}: {LABELS}: found {type(labels).__name__}, allowed is a numpy array")
     found = f"{labels.dtype} {list(labels.shape)}"
     classes = next((tensor.shape[1] for tensor in outputs if _classifies(tensor)), 0)
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
-        raise InputError(f"calibration data: {LABELS}: found {found}, allowed are whole numbers [{count}]")
+        raise InputError(f"{what}: {LABELS}: found {found}, allowed are whole numbers [{count}]")
     if not classes:
-        raise InputError(f"calibration data: {LABELS}: the network has no output [samples, classes]; leave them out")
+        raise InputError(f"{what}: {LABELS}: the network has no output [samples, classes]; leave them out")
     if labels.min() < 0 or labels.max() >= classes:
-        raise InputError(
-            f"calibration data: {LABELS}: found {labels.min()} to {labels.max()}, allowed are 0 to {classes - 1}"
-        )
+        raise InputError(f"{what}: {LABELS}: found {labels.min()} to {labels.max()}, allowed are 0 to {classes - 1}")
     return labels.astype(np.int64)
 
 

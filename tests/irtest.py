@@ -12,6 +12,9 @@ from bnncc.ops.relax import register
 from bnncc.options import KEEP, FloatConvs
 from bnncc.passes import Outcome, Pass, pipeline, steps
 from bnncc.targets import find
+from bnncc.verify.stages import evaluate
+
+__all__ = ["build", "docstring_example", "evaluate", "parse", "random_inputs", "run", "transform", "whole"]
 
 Array = np.ndarray[Any, Any]
 
@@ -53,16 +56,6 @@ def transform(module: tvm.IRModule, *passes: Pass) -> tvm.IRModule:
 def whole(target: str, float_convs: FloatConvs = KEEP) -> list[Pass]:
     """Every pass of the pipeline for a target."""
     return [step.run for step in steps(pipeline(find(target), float_convs))]
-
-
-def evaluate(module: tvm.IRModule, *inputs: Array) -> tuple[Array, ...]:
-    """The outputs of `main`, each operator run as TVM legalises it: none of our kernels is involved."""
-    register()
-    executable = tvm.compile(module, tvm.target.Target({"kind": "llvm"}))
-    machine = relax.VirtualMachine(executable, tvm.cpu())
-    result = machine["main"](*(tvm.runtime.tensor(np.ascontiguousarray(a)) for a in inputs))
-    outputs = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
-    return tuple(output.numpy() for output in outputs)
 
 
 def docstring_example(module: Any) -> tuple[tvm.IRModule, tvm.IRModule]:

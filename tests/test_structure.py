@@ -22,6 +22,7 @@ ROWS = (
     ("calibrate",),
     ("compiler",),
     ("cache", "bench"),
+    ("verify",),
     ("cli",),
     ("__init__", "__main__"),
 )

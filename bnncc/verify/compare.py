@@ -94,8 +94,6 @@ def _flips(check: Check, sample: int, off: Array, theirs: Mapping[str, Array]) -
         return [Flip(sample, tuple(map(int, place)), None) for place in places[:MOST_LISTED]], False
     margins = np.abs(x.astype(np.float64) - check.threshold)
     order = np.argsort(-margins[off], kind="stable")
-    listed = [
-        Flip(sample, tuple(map(int, places[i])), float(margins[tuple(places[i])])) for i in order[:MOST_LISTED]
-    ]
+    listed = [Flip(sample, tuple(map(int, places[i])), float(margins[tuple(places[i])])) for i in order[:MOST_LISTED]]
     near = ROUNDING * float(np.abs(x[np.isfinite(x)]).max(initial=0.0))
     return listed, bool((margins[off] <= near).all())

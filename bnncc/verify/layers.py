@@ -8,13 +8,14 @@ lie segments, of which there are three kinds, and all of them together hold ever
     values   given -> Binarize -> binary layer -> ... -> outputs          floats
 
 The compiler keeps signs packed only in front of a binary layer. So behind the last Binarize of a `signs` segment stands
-a 1x1 binary layer whose weights are columns of a Hadamard matrix H of n >= channels rows: H'H = n, so that H' * sums / n
-are the signs again, exactly. Tensors that other parts of the network read, too, are outputs, since that decides how the
+a 1x1 binary layer whose weights are columns of a Hadamard matrix H of n >= channels rows: H'H = n, so H' * sums / n are
+the signs again, exactly. Tensors that other parts of the network read, too, are outputs, since that decides how the
 compiler fuses. `join` makes one model of many segments, which share nothing but weights.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 MOST_PROBED = 2048
 
 Kind = Literal["sums", "signs", "values"]
+Number = int | float
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ def watched(model: onnx.ModelProto) -> list[str]:
 def segments(model: onnx.ModelProto, values: Mapping[str, Array]) -> list[Segment]:
     """Cut the network, in its order. values: arrays of the watched tensors and inputs, of which shapes are read."""
     network = Network(model)
-    found, probed = [], set()
+    found: list[Segment] = []
+    probed: set[str] = set()
     for index, node in enumerate(network.nodes):
         if not _is(node, "BinaryConv", "BinaryGemm"):
             continue
@@ -172,7 +175,8 @@ def hadamard(channels: int) -> Array:
     matrix = np.ones((1, 1), np.int32)
     while len(matrix) < channels:
         matrix = np.block([[matrix, matrix], [matrix, -matrix]])
-    return matrix[:, :channels]
+    columns: Array = matrix[:, :channels]
+    return columns
 
 
 def decoded(check: Check, sums: Array) -> Array:
@@ -181,7 +185,8 @@ def decoded(check: Check, sums: Array) -> Array:
     matrix = hadamard(per_group)
     split = sums.reshape(len(sums), check.groups, len(matrix), -1).astype(np.float64)
     signs = np.einsum("ngox,oc->ngcx", split, matrix.astype(np.float64), optimize=True) / len(matrix)
-    return signs.reshape(len(sums), check.channels, *sums.shape[2:])
+    result: Array = signs.reshape(len(sums), check.channels, *sums.shape[2:])
+    return result
 
 
 def _is(node: onnx.NodeProto, *operators: str) -> bool:
@@ -209,14 +214,15 @@ def _signs(network: Network, index: int, signs: list[int], prefix: str) -> Segme
     nodes = network.behind([fed], stops)
     last = network.nodes[signs[0]]
     attributes = _attributes(layer)
-    groups = int(attributes.get("group", 1))
-    channels = int(attributes["channels"]) * groups
+    groups = _integer(attributes, "group", 1)
+    channels = _integer(attributes, "channels", 0) * groups
     if channels // groups > MOST_PROBED:
         nodes, output = sorted({*nodes, index}), layer.output[0]
         checks = [Check(output, "sums", network.label(index))]
         return _renamed(network, nodes, stops, prefix, checks + _read_elsewhere(network, nodes, {output}))
     probe, weight = _probe(layer, attributes, channels, groups, f"{fed}/probe")
-    limit = float(_attributes(last).get("threshold", 0.0)) if _attributes(last).get("unipolar", 0) else 0.0
+    limit = _attributes(last).get("threshold", 0.0) if _integer(_attributes(last), "unipolar", 0) else 0.0
+    assert isinstance(limit, float)
     source = last.input[0] if list(last.output) == [fed] else ""
     checks = [Check(probe.output[0], "signs", network.label(index), source, limit, channels, groups)]
     # What lies between the last sign and the layer is read packed, by other binary layers too.
@@ -226,20 +232,22 @@ def _signs(network: Network, index: int, signs: list[int], prefix: str) -> Segme
 
 
 def _probe(
-    layer: onnx.NodeProto, attributes: Mapping[str, object], channels: int, groups: int, name: str
+    layer: onnx.NodeProto, attributes: Mapping[str, Number | list[int]], channels: int, groups: int, name: str
 ) -> tuple[onnx.NodeProto, onnx.TensorProto]:
     from onnx import helper, numpy_helper
 
     positive = hadamard(channels // groups) > 0
     if layer.op_type == "BinaryGemm":
-        packed, numbers = bitpack.pack(positive), {"channels": channels}
+        packed = bitpack.pack(positive)
+        numbers: dict[str, int | list[int]] = {"channels": channels}
     else:
         kernel = attributes["kernel_shape"]
         assert isinstance(kernel, list)
         rank = len(kernel)
         packed = bitpack.pack(np.tile(positive, (groups, 1))[:, None, :])
         numbers = {"channels": channels // groups, "group": groups, "pads": [0] * (2 * rank)}
-        numbers |= {name: [1] * rank for name in ("kernel_shape", "strides", "dilations")}
+        for ones in ("kernel_shape", "strides", "dilations"):
+            numbers[ones] = [1] * rank
     inputs = [layer.input[0], f"{name}/weight"]
     node = helper.make_node(layer.op_type, inputs, [name], name=name, domain=ONNX_DOMAIN, **numbers)
     return node, numpy_helper.from_array(packed, f"{name}/weight")
@@ -270,8 +278,6 @@ def _renamed(
     more: tuple[onnx.NodeProto, ...] = (),
     weights: Mapping[str, onnx.TensorProto] | None = None,
 ) -> Segment:
-    import dataclasses
-
     import onnx
 
     known = network.weights | dict(weights or {})
@@ -297,10 +303,16 @@ def _renamed(
     return Segment(prefix, tuple(made), given, used, renamed)
 
 
-def _attributes(node: onnx.NodeProto) -> dict[str, object]:
+def _attributes(node: onnx.NodeProto) -> dict[str, Number | list[int]]:
     from onnx import helper
 
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def _integer(attributes: Mapping[str, Number | list[int]], name: str, default: int) -> int:
+    found = attributes.get(name, default)
+    assert isinstance(found, int)
+    return found
 
 
 def _info(name: str, array: Array) -> onnx.ValueInfoProto:

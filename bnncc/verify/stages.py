@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,27 +34,28 @@ class Stage:
     outputs: tuple[str, ...]
     changed: bool = True
 
-    def run(self, samples: list[dict[str, Array]]) -> list[dict[str, Array]]:
-        """Outputs by ONNX name for each of the inputs."""
+    def runner(self) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+        """A function of inputs by ONNX name to outputs by ONNX name."""
         call = Executable(self.module)
-        return [
-            dict(zip(self.outputs, call(*(inputs[name] for name in self.inputs)), strict=True)) for inputs in samples
-        ]
+        return lambda inputs: dict(zip(self.outputs, call(*(inputs[name] for name in self.inputs)), strict=True))
 
 
 def stages(model: onnx.ModelProto, target: Target, options: Options) -> Iterator[Stage]:
-    """Each stage of lowering a canonical model, in order."""
+    """Each stage of lowering a canonical model, in order. A pass that runs again has its number behind its name."""
     from bnncc import passes
     from bnncc.frontend import importer
 
     imported = importer.from_onnx(model)
     module = imported.module
     yield Stage(IMPORT, module, imported.inputs, imported.outputs)
+    times: Counter[str] = Counter()
     for step in passes.steps(passes.pipeline(target, options.float_convs)):
         after = step.run(module).module
         changed = not tvm_ffi.structural_equal(after, module)
         module = after
-        yield Stage(step.run.name, module, imported.inputs, imported.outputs, changed)
+        times[step.run.name] += 1
+        name = step.run.name if times[step.run.name] == 1 else f"{step.run.name} {times[step.run.name]}"
+        yield Stage(name, module, imported.inputs, imported.outputs, changed)
 
 
 class Executable:
@@ -73,4 +75,3 @@ class Executable:
 def evaluate(module: tvm.IRModule, *inputs: Array) -> tuple[Array, ...]:
     """The outputs of `main`."""
     return Executable(module)(*inputs)
-
