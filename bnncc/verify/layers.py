@@ -195,8 +195,9 @@ def _is(node: onnx.NodeProto, *operators: str) -> bool:
 
 def _sums(network: Network, index: int, prefix: str) -> Segment:
     output = network.nodes[index].output[0]
-    nodes = network.behind([output], network.binarized)
-    return _renamed(network, nodes, network.binarized, prefix, [Check(output, "sums", network.label(index))])
+    stops = network.binarized - {output}  # a sign may be taken of the sums themselves
+    nodes = network.behind([output], stops)
+    return _renamed(network, nodes, stops, prefix, [Check(output, "sums", network.label(index))])
 
 
 def _values(network: Network, targets: list[str], stops: set[str], prefix: str) -> Segment:
@@ -210,7 +211,7 @@ def _signs(network: Network, index: int, signs: list[int], prefix: str) -> Segme
     """What feeds binary layer `index`, and a probe in its place."""
     layer = network.nodes[index]
     fed = layer.input[0]
-    stops = network.binarized - {network.nodes[i].input[0] for i in signs}
+    stops = network.binarized - {network.nodes[i].input[0] for i in signs} - {fed, layer.output[0]}
     nodes = network.behind([fed], stops)
     last = network.nodes[signs[0]]
     attributes = _attributes(layer)
