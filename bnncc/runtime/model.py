@@ -216,7 +216,8 @@ class Binding:
 
     def stepper(self, index: int) -> Callable[[], int]:
         """`step(index)` as a function without arguments and checks, for timing; past the last layer it runs nothing."""
-        return functools.partial(self._model._functions.step, ctypes.c_int32(index), *self._pointers)
+        call, number = self._model._functions.step, ctypes.c_int32(index)
+        return lambda: call(number, *self._pointers)  # `self` keeps alive what the pointers point at
 
     def time_runs(self, seconds: float) -> list[int]:
         """Nanoseconds of each run until `seconds` are over, after one that is not counted; at least one."""

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,21 @@ def test_binding_runs_on_its_own_arrays(model: Model) -> None:
     assert (binding.outputs["sum"] == 7).all()
     with pytest.raises(OptionError, match="step 99: allowed are 0 to"):
         binding.step(99)
+
+
+def test_a_stepper_keeps_its_arrays(artifact: Artifact) -> None:
+    """It writes where its binding's outputs lie: they must be there for as long as it is."""
+    binding = bnncc.load(artifact).bind(LEFT, RIGHT)
+    output, arena = weakref.ref(binding.outputs["sum"]), weakref.ref(binding._model)
+    stepper = binding.stepper(0)
+    del binding
+    gc.collect()
+    assert output() is not None
+    assert arena() is not None
+    assert stepper() == 0
+    del stepper
+    gc.collect()
+    assert output() is None
 
 
 def test_this_process_is_a_network_like_any_other(model: Model) -> None:
