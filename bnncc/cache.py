@@ -6,6 +6,7 @@ date, it is only found or not. Entries are checked like any other .bnn file when
 compiled anew.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -27,9 +28,12 @@ COMPILERS = ("apache-tvm", "apache-tvm-ffi", "numpy", "onnx", "ziglang")
 MOST_BYTES = 1 << 30  # of all entries; the ones not used for the longest time go first
 
 
-def default_folder() -> Path:
-    """~/.cache/bnncc, or where XDG_CACHE_HOME says."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bnncc"
+def default_folder() -> Path | None:
+    """~/.cache/bnncc, or where XDG_CACHE_HOME says; None for a user without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bnncc"
+    except RuntimeError:
+        return None
 
 
 def compile(
@@ -107,13 +111,12 @@ def _sources() -> Iterable[Path]:
 def find(folder: Path, entry: str) -> Artifact | None:
     """The artifact kept under this key, if there is an undamaged one."""
     path = folder / f"{entry}.bnn"
-    if not path.is_file():
-        return None
     try:
         artifact = Artifact.load(path)
     except ArtifactError:
         return None
-    os.utime(path)
+    with contextlib.suppress(OSError):  # somebody else's entry is as good
+        os.utime(path)
     return artifact
 
 

@@ -16,8 +16,10 @@ from bnncc.options import WATCHED, Options, Quantize, Watch
 from bnncc.progress import Progress, silent
 from bnncc.runtime import abi, atomic, cpu
 from bnncc.runtime.artifact import FORMAT, Artifact, Layer, Manifest, PassRecord, Tensor
+from bnncc.runtime.errors import OptionError
 from bnncc.runtime.errors import printable
 from bnncc.targets.target import Target
+from bnncc.tvm_lock import tvm_lock
 
 if TYPE_CHECKING:
     from bnncc.frontend.importer import Imported
@@ -84,9 +86,10 @@ def build(
     from bnncc.codegen.assemble import assemble
     from bnncc.codegen.link import link
 
-    imported, program, passes = lower(model, target, options, dump_ir=dump_ir, progress=progress)
-    objects, arena = assemble(program, target, options, progress)
-    library = link(objects, target, abi.exports(peaks=options.peaks))
+    with tvm_lock.here():
+        imported, program, passes = lower(model, target, options, dump_ir=dump_ir, progress=progress)
+        objects, arena = assemble(program, target, options, progress)
+        library = link(objects, target, abi.exports(peaks=options.peaks))
     added = len(program.outputs) - len(imported.outputs)
     outputs = (*imported.outputs, *(f"{WATCHED}{number}" for number in range(added)))
     named = [*zip(imported.inputs, program.inputs, strict=True), *zip(outputs, program.outputs, strict=True)]
@@ -129,33 +132,43 @@ def lower(
     model: Source, target: Target, options: Options, *, dump_ir: Folder | None = None, progress: Progress = silent
 ) -> tuple[Imported, Program, tuple[PassRecord, ...]]:
     """The first half of `build`: file -> Relax -> passes -> kernels, before any machine code."""
+    _check_home()
     from bnncc.frontend.importer import from_onnx
     from bnncc.passes import pipeline, steps
     from bnncc.selection.select import select
 
     if dump_ir:
         atomic.make_folder(dump_ir)
-    imported = from_onnx(model, options.shapes)
-    module = imported.module
-    records = []
-    reasons: dict[str, str] = {}
-    for found in imported.recognised:
-        refused = {printable(layer): printable(why) for layer, why in found.refused.items()}
-        said = tuple(f"{layer}: {why}" for layer, why in refused.items())
-        records.append(PassRecord(f"dialect {found.name}", 0.0, found.rewrites, said))
-        reasons |= refused
-    passes = [step.run for step in steps(pipeline(target, options.float_convs))]
-    for number, each in enumerate(passes):
-        progress("passes", number, len(passes))
-        start = time.perf_counter()
-        outcome = each(module)
-        module, seconds = outcome.module, time.perf_counter() - start
-        records.append(PassRecord(each.name, seconds, outcome.rewrites, outcome.refused))
-        if dump_ir:
-            atomic.write(Path(dump_ir) / f"{number:03}_{each.name}.py", module.script().encode())
-    program = select(module, target, options.schedules)
-    program.explain(reasons)
-    return imported, program, tuple(records)
+    with tvm_lock.here():
+        imported = from_onnx(model, options.shapes)
+        module = imported.module
+        records = []
+        reasons: dict[str, str] = {}
+        for found in imported.recognised:
+            refused = {printable(layer): printable(why) for layer, why in found.refused.items()}
+            said = tuple(f"{layer}: {why}" for layer, why in refused.items())
+            records.append(PassRecord(f"dialect {found.name}", 0.0, found.rewrites, said))
+            reasons |= refused
+        passes = [step.run for step in steps(pipeline(target, options.float_convs))]
+        for number, each in enumerate(passes):
+            progress("passes", number, len(passes))
+            start = time.perf_counter()
+            outcome = each(module)
+            module, seconds = outcome.module, time.perf_counter() - start
+            records.append(PassRecord(each.name, seconds, outcome.rewrites, outcome.refused))
+            if dump_ir:
+                atomic.write(Path(dump_ir) / f"{number:03}_{each.name}.py", module.script().encode())
+        program = select(module, target, options.schedules)
+        program.explain(reasons)
+        return imported, program, tuple(records)
+
+
+def _check_home() -> None:
+    """TVM asks for a folder to cache in when it is imported, and dies where there can be none."""
+    try:
+        os.environ.get("XDG_CACHE_HOME") or Path.home()
+    except RuntimeError:
+        raise OptionError("this user has no home folder, which TVM wants: set HOME or XDG_CACHE_HOME to one") from None
 
 
 def _content(model: Source) -> bytes:

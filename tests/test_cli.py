@@ -262,7 +262,7 @@ def test_threads(tmp_path: Path, compiled: Path, inputs: Path, monkeypatch: pyte
     assert ", 2 threads" in succeeds("bench", compiled, *options)
     assert json.loads((tmp_path / "bench.json").read_text())["threads"] == 2
 
-    monkeypatch.setattr(openmp, "_functions", lambda: ())
+    monkeypatch.setattr(openmp, "_functions", lambda: ((), 0))
     result = bnncc_command(*run, "--threads", 2)
     assert result.exit_code == 0
     assert result.stderr.startswith("notice: 2 threads were asked for and one runs: libgomp.so.1 is not")

@@ -66,8 +66,8 @@ def command(
     options = Options(shapes=shapes, peaks=peaks)
 
     def work(progress: Progress) -> tuple[Artifact, bool]:
-        if cache and dump_ir is None:
-            folder = bnncc.cache.default_folder()
+        folder = bnncc.cache.default_folder() if cache and dump_ir is None else None
+        if folder is not None:
             return bnncc.cache.compile(model, target, folder, options=options, calibrate=samples, progress=progress)
         artifact = compiler.compile(
             model, target, options=options, calibrate=samples, dump_ir=dump_ir, progress=progress

@@ -1,10 +1,10 @@
 """Objects -> one shared library, by LLVM's linker as the ziglang package carries it (any host, any target)."""
 
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
+import ziglang
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
@@ -48,15 +48,17 @@ def link(objects: list[bytes], target: Target, exports: tuple[str, ...]) -> byte
             _lld(folder, "-shared", f"-soname={library}", "-o", library, "stub.o")
         _lld(
             folder, "-shared", "--no-undefined", "--gc-sections", "--strip-all", "--build-id=none", "-z", "noexecstack",
-            "-z", "relro", "-z", "now", "--version-script=exports",
+            # Its own functions call one another whatever else the process has loaded under the same names.
+            "-z", "relro", "-z", "now", "-Bsymbolic", "--version-script=exports",
             "-o", "library.so", *names, "--as-needed", *_LIBRARIES,
         )  # fmt: skip
         return (folder / "library.so").read_bytes()
 
 
 def _lld(folder: Path, *arguments: str) -> None:
-    command = [sys.executable, "-m", "ziglang", "ld.lld", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    # By the package's own path: sys.executable may be any program that Python runs inside.
+    linker = Path(ziglang.__file__).with_name("zig")
+    done = subprocess.run([linker, "ld.lld", *arguments], cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"the linker failed: {done.stderr.strip()}")
 

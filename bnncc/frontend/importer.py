@@ -7,10 +7,8 @@ Convolutions, pools and matrix products carry the ONNX node's name as their span
 from __future__ import annotations
 
 import contextlib
-import io
 import re
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,6 +24,7 @@ from bnncc.frontend.node import Node
 from bnncc.ops import ONNX_DOMAIN, spans
 from bnncc.ops.relax import register
 from bnncc.runtime.errors import ModelError
+from bnncc.tvm_lock import tvm_lock
 
 if TYPE_CHECKING:
     import onnx
@@ -58,9 +57,7 @@ def from_onnx(source: str | Path | bytes | onnx.ModelProto, shapes: onnx_file.Sh
         raise ModelError(f"{where}: the graph has no input")
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 18)
     adapter = _Graph(where)
-    # TVM's importer prints the inputs of a node it cannot convert, and warns about names.
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
+    with tvm_lock.here(), _silent():
         try:
             module = adapter.from_onnx(model.graph, opset)
         except ModelError:
@@ -71,6 +68,23 @@ def from_onnx(source: str | Path | bytes | onnx.ModelProto, shapes: onnx_file.Sh
         if not isinstance(kind, relax.TensorType):
             raise ModelError(f"{where}: output {name!r} is {kind}; it must be a tensor")
     return Imported(module, inputs, outputs, recognised)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """TVM's importer prints the inputs of a node it cannot convert, and warns about names. Standard output and the
+    filters of warnings are the whole process's, so only what that one module calls is replaced."""
+    names, warn = vars(onnx_frontend), onnx_frontend.warnings
+    names["print"], names["warnings"] = _nothing, SimpleNamespace(warn=_nothing)
+    try:
+        yield
+    finally:
+        del names["print"]
+        names["warnings"] = warn
+
+
+def _nothing(*_: object, **__: object) -> None:
+    """Says nothing."""
 
 
 class _Graph(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]  # TVM is untyped

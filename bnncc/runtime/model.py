@@ -1,20 +1,19 @@
 """Run an artifact in this process: numpy in, numpy out. Needs numpy and the standard library alone."""
 
-import _ctypes
 import ctypes
 import functools
+import math
 import os
-import threading
 import time
-import weakref
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from bnncc.runtime import abi, cpu, openmp, timing
+from bnncc.runtime import abi, cpu, library, openmp, timing
 from bnncc.runtime.array import Array
 from bnncc.runtime.artifact import Artifact, Manifest, Tensor
 from bnncc.runtime.errors import ArtifactError, InputError, OptionError
+from bnncc.runtime.exclusion import Exclusion
 
 _KINDS = {kind.label: kind for kind in abi.PeakKind}
 
@@ -53,8 +52,8 @@ class Model:
         check_cpu(artifact.manifest, where)
         self.manifest = artifact.manifest
         tensors = len(self.manifest.inputs) + len(self.manifest.outputs)
-        self._library, self._functions = _open(artifact.library, tensors, where)
-        self._lock = threading.Lock()
+        self._functions = _functions(library.load(artifact.library, where), tensors, where)
+        self._turn = Exclusion()
         memory = np.zeros(artifact.manifest.arena_bytes + abi.ALIGNMENT, np.uint8)
         start = -memory.ctypes.data % abi.ALIGNMENT
         self._arena = memory[start : start + artifact.manifest.arena_bytes]
@@ -84,11 +83,11 @@ class Model:
         pointers = abi.arguments(
             [array.ctypes.data for array in arrays], [array.ctypes.data for array in outputs], self._arena_pointer
         )
-        with self._lock:
+        with self._turn.here():
             if self._team is None:
                 status = self._functions.run(*pointers)
             else:
-                status = self._functions.run_threads(self._team.threads, self._team.table(*pointers))
+                status = self._functions.run_threads(self._team.here(), self._team.table(*pointers))
         _check_status(status)
         return outputs
 
@@ -98,7 +97,7 @@ class Model:
     @property
     def threads(self) -> int:
         """How many threads share one inference."""
-        return self._team.threads.value if self._team else 1
+        return self._team.here() if self._team else 1
 
     @property
     def peaks(self) -> tuple[str, ...]:
@@ -112,8 +111,15 @@ class Model:
         return machine.describe()
 
     def bind(self, *inputs: Array | Mapping[str, Array]) -> "Binding":
-        """The network bound to these inputs and to outputs of its own, for calling many times without overhead."""
-        return Binding(self, self._checked(inputs))
+        """The network bound to these inputs and to outputs of its own, for calling many times without overhead.
+
+        Each run reads what the arrays hold then. One that is not C-contiguous and aligned, as a view of a frame with
+        its channels last, is copied before each run.
+        """
+        arrays = self._given(inputs)
+        contiguous = self._contiguous(arrays)
+        copies = [(to, array) for to, array in zip(contiguous, arrays, strict=True) if to is not array]
+        return Binding(self, contiguous, copies)
 
     def time_peak(self, kind: str, iterations: int) -> tuple[int, int]:
         """Keep the CPU's arithmetic busy with nothing else: what this machine can do at best, in the library's own
@@ -140,6 +146,18 @@ class Model:
         return done.value, taken
 
     def _checked(self, inputs: tuple[Array | Mapping[str, Array], ...]) -> list[Array]:
+        return self._contiguous(self._given(inputs))
+
+    def _contiguous(self, arrays: list[Array]) -> list[Array]:
+        """The arrays as the library reads them: themselves, or copies."""
+        # ascontiguousarray turns () into (1,); require() does not, and also takes care of odd addresses.
+        return [
+            array if array.flags.c_contiguous and array.flags.aligned else np.require(array, None, ("C", "A"))
+            for array in arrays
+        ]
+
+    def _given(self, inputs: tuple[Array | Mapping[str, Array], ...]) -> list[Array]:
+        """The inputs in order, if they are what the manifest says."""
         if len(inputs) == 1 and isinstance(inputs[0], Mapping):
             inputs = self._by_name(inputs[0])
         if len(inputs) != len(self._inputs):
@@ -149,10 +167,7 @@ class Model:
         for array, (tensor, shape, dtype) in zip(inputs, self._inputs, strict=True):
             if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
                 raise _wrong_input(array, tensor)
-            # ascontiguousarray turns () into (1,); require() does not, and also takes care of odd addresses.
-            arrays.append(
-                array if array.flags.c_contiguous and array.flags.aligned else np.require(array, dtype, ("C", "A"))
-            )
+            arrays.append(array)
         return arrays
 
     def _by_name(self, named: Mapping[str, Array]) -> tuple[Array, ...]:
@@ -171,9 +186,11 @@ class Binding:
     Not for several threads at once: it shares the model's arena and takes no lock.
     """
 
-    def __init__(self, model: Model, inputs: list[Array]) -> None:
+    def __init__(self, model: Model, inputs: list[Array], copies: list[tuple[Array, Array]]) -> None:
+        """inputs: contiguous. copies: those of them to fill before each run, and from what; use `Model.bind`."""
         self._model = model  # keeps the library and the arena alive
         self._inputs = inputs
+        self._copies = copies
         self.outputs = {tensor.name: np.empty(tensor.shape, tensor.dtype) for tensor in model.manifest.outputs}
         pointers = abi.arguments(
             [array.ctypes.data for array in inputs],
@@ -182,13 +199,18 @@ class Binding:
         )
         self._pointers = [ctypes.c_void_p(pointer) for pointer in pointers]
         self._call: Callable[[], int] = functools.partial(model._functions.run, *self._pointers)
-        if model._team is not None:
-            table = model._team.table(*pointers)
-            self._call = functools.partial(model._functions.run_threads, model._team.threads, table)
+        if (team := model._team) is not None:
+            table, run = team.table(*pointers), model._functions.run_threads
+            self._call = lambda: run(team.here(), table)
 
     def run(self) -> None:
         """Run the whole network."""
+        self._read()
         _check_status(self._call())
+
+    def _read(self) -> None:
+        for to, array in self._copies:
+            np.copyto(to, array)
 
     def step(self, index: int) -> None:
         """Run layer `index` alone, on whatever the arena holds; `run` once before.
@@ -198,11 +220,14 @@ class Binding:
         """
         if not 0 <= index < len(self._model.manifest.layers):
             raise OptionError(f"step {index}: allowed are 0 to {len(self._model.manifest.layers) - 1}")
+        self._read()
         _check_status(self._model._functions.step(index, *self._pointers))
 
     def stepper(self, index: int) -> Callable[[], int]:
-        """`step(index)` as a function without arguments and checks, for timing; past the last layer it runs nothing."""
-        return functools.partial(self._model._functions.step, ctypes.c_int32(index), *self._pointers)
+        """`step(index)` as a function without arguments and checks, for timing, on what the inputs held at the last
+        run; past the last layer it runs nothing."""
+        call, number = self._model._functions.step, ctypes.c_int32(index)
+        return lambda: call(number, *self._pointers)  # which keeps the arrays and the arena alive
 
     def time_runs(self, seconds: float) -> list[int]:
         """Nanoseconds of each run until `seconds` are over, after one that is not counted; at least one."""
@@ -228,40 +253,33 @@ def check_cpu(manifest: Manifest, where: str) -> None:
         )
 
 
-def _open(library: bytes, tensors: int, where: str) -> tuple[ctypes.CDLL, abi.Functions]:
-    """Load a shared library from memory: no file that others could change, nothing left behind."""
-    descriptor = os.memfd_create("bnncc", os.MFD_CLOEXEC)
-    loaded = None
+def _functions(loaded: ctypes.CDLL, tensors: int, where: str) -> abi.Functions:
     try:
-        with os.fdopen(descriptor, "wb", closefd=False) as file:
-            file.write(library)
-        loaded = ctypes.CDLL(f"/proc/self/fd/{descriptor}")
-        functions = abi.declare(loaded, tensors)
-    except (OSError, AttributeError) as error:
-        if loaded is None:
-            os.close(descriptor)
-        else:
-            _close(loaded._handle, descriptor)
-        message = " ".join(str(error).split()).encode("ascii", "backslashreplace").decode()[:160]
-        raise ArtifactError(f"{where}: the library cannot be loaded ({message}); compile the model again") from error
-    # The descriptor stays open for as long as the library is loaded, see `_close`.
-    weakref.finalize(loaded, _close, loaded._handle, descriptor)
-    return loaded, functions
-
-
-def _close(handle: int, descriptor: int) -> None:
-    """Unload a library. dlopen knows a library by its path: were only the descriptor closed, the next model would get
-    the same number and be handed this library."""
-    _ctypes.dlclose(handle)
-    os.close(descriptor)
+        return abi.declare(loaded, tensors)
+    except AttributeError as error:
+        raise ArtifactError(f"{where}: the library cannot be loaded ({error}); compile the model again") from error
 
 
 def _wrong_input(array: object, tensor: Tensor) -> InputError:
     allowed = f"allowed is {tensor.dtype} {list(tensor.shape)}"
     if not isinstance(array, np.ndarray):
         return InputError(f"input {tensor.name!r}: found {type(array).__name__}, {allowed} as a numpy array")
-    hint = "convert it with .astype" if array.shape == tensor.shape else "reshape it, or compile with another --shape"
+    hint = "convert it with .astype" if array.shape == tensor.shape else _reshaping(array.shape, tensor.shape)
     return InputError(f"input {tensor.name!r}: found {array.dtype} {list(array.shape)}, {allowed}; {hint}")
+
+
+def _reshaping(found: tuple[int, ...], allowed: tuple[int, ...]) -> str:
+    """What to do with an array of another shape. One whose channels are elsewhere must not be reshaped: that would
+    scramble the picture."""
+    rank = len(found)
+    if rank == len(allowed):
+        to_first, to_last = (0, rank - 1, *range(1, rank - 1)), (0, *range(2, rank), 1)
+        for axes in (to_first, to_last) if rank > 2 else ():
+            if tuple(found[axis] for axis in axes) == allowed:
+                return f"use .transpose{axes}"
+    if math.prod(found) == math.prod(allowed) and [n for n in found if n > 1] == [n for n in allowed if n > 1]:
+        return "reshape it"
+    return "give one of this shape, or compile with another --shape"
 
 
 def _check_status(status: int) -> None:

@@ -8,8 +8,8 @@ import ctypes
 import functools
 import os
 import warnings
-import weakref
 from dataclasses import dataclass
+from pathlib import Path
 
 from bnncc.runtime import abi
 from bnncc.runtime.errors import OptionError
@@ -24,10 +24,16 @@ class ThreadsWarning(UserWarning):
 
 @dataclass(frozen=True, eq=False)
 class Team:
-    """The functions that run a library on several threads, by address, and how many threads: 1 after a fork."""
+    """The functions that run a library on several threads, by address, how many threads, and in which process."""
 
     functions: tuple[int, ...]
-    threads: ctypes.c_int32
+    threads: int
+    process: int
+
+    def here(self) -> int:
+        """How many threads this process has for it: one after a fork, in which libgomp's threads are not, although it
+        waits for them. C forks too and calls no hook of Python, so the process is looked at."""
+        return self.threads if os.getpid() == self.process else 1
 
     def table(self, *pointers: int) -> ctypes.Array[ctypes.c_void_p]:
         """The functions, then inputs, outputs and arena, as `bnncc_run_threads` takes them."""
@@ -44,25 +50,21 @@ def team(threads: int) -> Team | None:
         raise OptionError(f"threads {threads}: allowed are 1 to {MOST_THREADS}, best as many as there are cores")
     if threads == 1:
         return None
-    functions = _functions()
-    if _forked or not functions:
+    functions, process = _functions()
+    if process != os.getpid() or not functions:
         why = f"{_LIBRARY} is not on this machine; install it (Debian, Ubuntu, Raspberry Pi OS: apt install libgomp1)"
-        if _forked:
+        if functions:
             why = f"this process was forked after {_LIBRARY} was loaded; load it in a process of its own (spawn)"
         warnings.warn(f"{threads} threads were asked for and one runs: {why}", ThreadsWarning, stacklevel=5)
         return None
-    made = Team(functions, ctypes.c_int32(threads))
-    _teams.add(made)
-    return made
-
-
-_teams: weakref.WeakSet[Team] = weakref.WeakSet()
-_forked = False
+    return Team(functions, threads, process)
 
 
 @functools.cache
-def _functions() -> tuple[int, ...]:
-    """Addresses of what `bnncc_run_threads` wants; nothing where libgomp is missing."""
+def _functions() -> tuple[tuple[int, ...], int]:
+    """Addresses of what `bnncc_run_threads` wants, nothing where libgomp is missing; and the process that libgomp's
+    threads can be used in, 0 for one that is not there any more."""
+    process = 0 if _is_loaded() and _was_forked() else os.getpid()
     try:
         library = ctypes.CDLL(_LIBRARY)
         found = {
@@ -71,14 +73,23 @@ def _functions() -> tuple[int, ...]:
             abi.Team.SCHED_YIELD: ctypes.CDLL(None).sched_yield,
         }
     except (OSError, AttributeError):
-        return ()
-    os.register_at_fork(after_in_child=_after_fork)
-    return tuple(ctypes.cast(function, ctypes.c_void_p).value or 0 for _, function in sorted(found.items()))
+        return (), process
+    return tuple(ctypes.cast(function, ctypes.c_void_p).value or 0 for _, function in sorted(found.items())), process
 
 
-def _after_fork() -> None:
-    """libgomp's threads are not in a forked process, but libgomp waits for them."""
-    global _forked
-    _forked = True
-    for known in _teams:
-        known.threads.value = 1
+def _is_loaded() -> bool:
+    """Whether something else has loaded libgomp, and may have used it."""
+    try:
+        ctypes.CDLL(_LIBRARY, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+    except OSError:
+        return False
+    return True
+
+
+def _was_forked() -> bool:
+    """Whether this process runs the program that its parent ran (the kernel's PF_FORKNOEXEC)."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return bool(int(fields[6]) & 0x40)

@@ -133,7 +133,7 @@ def test_a_team_that_runs_one_after_the_other(resnet20: Artifact) -> None:
         ctypes.CFUNCTYPE(ctypes.c_int)(never),
     )
     functions = tuple(ctypes.cast(function, ctypes.c_void_p).value or 0 for function in kinds)
-    loaded._team = openmp.Team(functions, ctypes.c_int32(3))
+    loaded._team = openmp.Team(functions, 3, os.getpid())
     assert [array.tobytes() for array in loaded.run(x).values()] == outputs(resnet20, x, 1)
     assert order == [2, 1, 0]
 
@@ -179,7 +179,7 @@ assert "was forked after libgomp.so.1 was loaded" in str(caught[0].message)
 
 def test_small_networks_start_no_team() -> None:
     loaded = bnncc.load(bnncc.compile(toys.one_node("Relu")), threads=2)
-    loaded._team = openmp.Team((1, 1, 1), ctypes.c_int32(2))  # functions nobody may call
+    loaded._team = openmp.Team((1, 1, 1), 2, os.getpid())  # functions nobody may call
     np.testing.assert_array_equal(loaded(np.array([[-1, 0, 2, 3]], np.float32)), [[0, 0, 2, 3]])
 
 
