@@ -16,8 +16,7 @@ from bnncc.options import WATCHED, Options, Quantize, Watch
 from bnncc.progress import Progress, silent
 from bnncc.runtime import abi, atomic, cpu
 from bnncc.runtime.artifact import FORMAT, Artifact, Layer, Manifest, PassRecord, Tensor
-from bnncc.runtime.errors import OptionError
-from bnncc.runtime.errors import printable
+from bnncc.runtime.errors import OptionError, printable
 from bnncc.targets.target import Target
 from bnncc.tvm_lock import tvm_lock
 
@@ -83,11 +82,11 @@ def build(
     model: Source, target: Target, options: Options, *, dump_ir: Folder | None = None, progress: Progress = silent
 ) -> Artifact:
     """One compilation. Outputs that `Watch` added are named WATCHED and a number."""
-    from bnncc.codegen.assemble import assemble
-    from bnncc.codegen.link import link
-
     with tvm_lock.here():
         imported, program, passes = lower(model, target, options, dump_ir=dump_ir, progress=progress)
+        from bnncc.codegen.assemble import assemble
+        from bnncc.codegen.link import link
+
         objects, arena = assemble(program, target, options, progress)
         library = link(objects, target, abi.exports(peaks=options.peaks))
     added = len(program.outputs) - len(imported.outputs)

@@ -13,7 +13,6 @@ import pytest
 import bnncc
 from bnncc import targets
 from bnncc.runtime import abi, cpu
-from tests import toys
 from tests.onnxmodels import model, node
 
 ROOT = Path(__file__).parents[2]
@@ -289,24 +288,24 @@ def test_commands_whose_streams_are_closed(closed: str, folder: Path, tmp_path: 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
-def test_a_cache_of_somebody_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("mode", "found"), [(0o755, True), (0o700, False)])
+def test_a_cache_of_somebody_else(mode: int, found: bool, folder: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
-    (tmp_path / "net.onnx").write_bytes(toys.one_node("Relu"))
-    work = (
-        "import encodings.cp437, os, sys; os.chdir(sys.argv[1]); from bnncc import cache; from bnncc.options import Options;"
-        "folder = cache.default_folder();"
-        "run = lambda: cache.compile('net.onnx', 'x86', folder, options=Options())[1];"
-    )
-    environment = os.environ | {"XDG_CACHE_HOME": "cache", "PYTHONPATH": str(ROOT)}  # those above are closed to others
-    command = [sys.executable, "-c", work + "run(); os.setuid(54321); print(run())", str(tmp_path)]
-    for mode, found in ((0o755, "True"), (0o700, "False")):
-        done = subprocess.run(
-            [*command[:2], command[2].replace("os.setuid", f"os.chmod(folder, {mode}); os.setuid"), command[3]],
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert (done.returncode, done.stdout.strip(), done.stderr) == (0, found, "")
+    code = f"""
+import encodings.cp437  # of zip files; the interpreter's own folder may be closed to the other user
+from pathlib import Path
+from bnncc import cache
+from bnncc.runtime.artifact import Artifact
+os.chdir(folder)
+net, kept = Artifact.load("net.bnn"), Path("cache")  # the folders above are closed to others
+cache.keep(kept, "0", net)
+os.chmod(kept, {mode})
+os.setuid(54321)
+assert (cache.find(kept, "0") is not None) == {found}
+cache.keep(kept, "1", net)
+"""
+    shutil.copy(folder / "net.bnn", tmp_path)
+    run(code, tmp_path)
 
 
 def test_no_home() -> None:
@@ -316,7 +315,8 @@ def test_no_home() -> None:
             sys.executable,
             "-c",
             "import os; os.getuid = os.geteuid = lambda: 54321; os.environ.pop('HOME', None); "
-            "os.environ.pop('XDG_CACHE_HOME', None); import bnncc; from bnncc import cache; print(cache.default_folder())\n"
+            "os.environ.pop('XDG_CACHE_HOME', None)\n"
+            "import bnncc; from bnncc import cache; print(cache.default_folder())\n"
             "try: bnncc.compile(b'')\nexcept bnncc.errors.OptionError as error: print(error)",
         ],
         cwd=ROOT,
