@@ -19,7 +19,6 @@ from bnncc.ops.threshold import Threshold
 from bnncc.tir import epilogue as ep
 
 Array = npt.NDArray[np.generic]
-_LEAST = float(np.nextafter(np.float32(0), np.float32(1)))
 # What an argument of a fused function is in the caller: the name of a value, or a constant.
 Source = str | Array
 
@@ -90,11 +89,7 @@ class Collector:
                 return ep.Step("at_least", (value, low))
             return ep.Step("threshold", (value, low, self._operand(packing.hi)))
         assert isinstance(packing, Pack)
-        limit = self._operand(packing.threshold)
-        # x > 0 is written x >= the least positive float, which 32-bit ARM would take for 0.
-        if limit.kind == "scalar" and limit.scalar == _LEAST:
-            return ep.Step("above", (value, _scalar(0.0)))
-        return ep.Step("pack", (value, limit))
+        return ep.Step("above" if packing.strict else "pack", (value, self._operand(packing.threshold)))
 
     def _pad(self, var: relax.Var, padding: PadBits) -> None:
         source = self.values[padding.bits]
