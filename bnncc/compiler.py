@@ -69,7 +69,8 @@ def compile(
     samples = Samples.of(calibrate, watched.manifest.inputs, watched.manifest.outputs)
     quantized = dataclasses.replace(options, float_convs=Quantize(find_ranges(watched, samples, progress)))
     artifact = build(model, chosen, quantized, dump_ir=dump_ir, progress=progress)
-    # A machine of another family computes the same integers: what changes can be seen here just as well.
+    # A machine of another family multiplies the same integers; what float layers before them round otherwise does not
+    # change what 8 bits cost, which can be seen here just as well.
     runs_here = chosen.runs_on(cpu.host())
     if not runs_here:
         quantized = dataclasses.replace(quantized, schedules={})

@@ -20,11 +20,12 @@ _LIBM_FLOAT = (
 )  # fmt: skip
 # The same for float64.
 _LIBM = (*_LIBM_FLOAT, *(name.removesuffix("f") for name in _LIBM_FLOAT))
-# What 32-bit ARM has no instruction for: 64-bit integers divided, shifted, and converted from and to real numbers.
+# What 32-bit ARM has no instruction for: integers divided, 64-bit ones shifted, and converted from and to real numbers.
 _LIBGCC = (
     "__fixsfdi", "__fixdfdi", "__fixunssfdi", "__fixunsdfdi", "__floatdisf", "__floatdidf", "__floatundisf",
     "__floatundidf", "__divdi3", "__udivdi3", "__moddi3", "__umoddi3", "__muldi3", "__ashldi3", "__ashrdi3",
     "__lshrdi3",
+    "__aeabi_idiv", "__aeabi_uidiv", "__aeabi_idivmod", "__aeabi_uidivmod",
     "__aeabi_ldivmod", "__aeabi_uldivmod", "__aeabi_lmul", "__aeabi_llsl", "__aeabi_lasr", "__aeabi_llsr",
     "__aeabi_f2lz", "__aeabi_d2lz", "__aeabi_f2ulz", "__aeabi_d2ulz", "__aeabi_l2f", "__aeabi_l2d", "__aeabi_ul2f",
     "__aeabi_ul2d",

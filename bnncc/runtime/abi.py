@@ -8,7 +8,7 @@
                                                                 to the multiply-accumulates that were made
 
 T returns 0. Tensors are C-contiguous and in the manifest's order, the arena starts at a multiple of ALIGNMENT. The
-library needs no other but, for some networks, libm.
+library needs no other but, for some networks, libm, and on 32-bit ARM libgcc.
 """
 
 import ctypes

@@ -299,6 +299,8 @@ def test_what_runs_where() -> None:
     old_board = cpu.Host("armv7l", frozenset({"neon", "vfpv4"}))
     assert {target.name for target in targets.runnable(board)} == {"arm", "rpi4", "rpi3", "rpi-zero2w"}
     assert {target.name for target in targets.runnable(old_board)} == {"armv7"}
+    cortex_a9 = cpu.Host("armv7l", frozenset({"half", "thumb", "vfp", "neon", "vfpv3"}))
+    assert {target.name for target in targets.runnable(cortex_a9)} == {"armv7"}
     assert targets.runnable(cpu.Host("riscv64", frozenset())) == ()
     assert targets.runnable(dataclasses.replace(board, system="darwin")) == ()
     assert (
