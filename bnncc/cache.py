@@ -29,7 +29,7 @@ MOST_BYTES = 1 << 30  # of all entries; the ones not used for the longest time g
 
 
 def default_folder() -> Path | None:
-    """~/.cache/bnncc, or where XDG_CACHE_HOME says; None for a user without a home."""
+    """~/.cache/bnncc, or where XDG_CACHE_HOME says; None for a user without a home folder."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bnncc"
     except RuntimeError:
@@ -109,13 +109,15 @@ def _sources() -> Iterable[Path]:
 
 
 def find(folder: Path, entry: str) -> Artifact | None:
-    """The artifact kept under this key, if there is an undamaged one."""
+    """The artifact kept under this key, if there is an undamaged one that may be read."""
     path = folder / f"{entry}.bnn"
     try:
+        if not path.is_file():
+            return None
         artifact = Artifact.load(path)
-    except ArtifactError:
+    except (OSError, ArtifactError):
         return None
-    with contextlib.suppress(OSError):  # somebody else's entry is as good
+    with contextlib.suppress(OSError):  # somebody else's, or on a file system that is only read
         os.utime(path)
     return artifact
 

@@ -160,7 +160,7 @@ def lower(
                 atomic.write(Path(dump_ir) / f"{number:03}_{each.name}.py", module.script().encode())
         program = select(module, target, options.schedules)
         program.explain(reasons)
-        return imported, program, tuple(records)
+    return imported, program, tuple(records)
 
 
 def _check_home() -> None:

@@ -1,6 +1,7 @@
 """The cache of artifacts: found when nothing changed, and only then."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from bnncc import cache, targets
+from bnncc.cache import default_folder  # the one that users have: tests have their own
 from bnncc.kernels.pixel_schedule import PixelSchedule
 from bnncc.kernels.schedule import Schedule
 from bnncc.options import InputRange, Keep, Options, Quantize, Watch
@@ -92,6 +94,31 @@ def test_a_damaged_entry_is_none(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     cache.keep(tmp_path / "file" / "folder", "k", sample())
+
+
+def test_an_entry_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its time cannot be set; where it cannot be read either, there is none."""
+    artifact = sample()
+    cache.keep(tmp_path, "entry", artifact)
+
+    def denied(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "utime", denied)
+    assert cache.find(tmp_path, "entry") == artifact
+    monkeypatch.setattr(Path, "is_file", denied)
+    assert cache.find(tmp_path, "entry") is None
+
+
+def test_a_user_without_a_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", unknown)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert default_folder() is None
+    monkeypatch.setenv("XDG_CACHE_HOME", "/there")
+    assert default_folder() == Path("/there/bnncc")
 
 
 def test_the_oldest_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

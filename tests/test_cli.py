@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -262,7 +263,7 @@ def test_threads(tmp_path: Path, compiled: Path, inputs: Path, monkeypatch: pyte
     assert ", 2 threads" in succeeds("bench", compiled, *options)
     assert json.loads((tmp_path / "bench.json").read_text())["threads"] == 2
 
-    monkeypatch.setattr(openmp, "_functions", lambda: ((), 0))
+    monkeypatch.setattr(openmp, "_functions", lambda: ((), os.getpid()))
     result = bnncc_command(*run, "--threads", 2)
     assert result.exit_code == 0
     assert result.stderr.startswith("notice: 2 threads were asked for and one runs: libgomp.so.1 is not")
@@ -338,3 +339,19 @@ def test_output_is_plain_when_piped() -> None:
     done = subprocess.run([sys.executable, "-m", "bnncc", "targets"], capture_output=True, text=True, check=True)
     assert "\x1b" not in done.stdout
     assert "x86-avx512" in done.stdout
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams(closed: str, tmp_path: Path, compiled: Path, inputs: Path) -> None:
+    """As under cron or a launcher: the work is done, and the exit code says so."""
+    command = f"{sys.executable} -m bnncc"
+    model = tmp_path / "net.onnx"
+    model.write_bytes(toys.add_and_relu())
+    for line in (
+        f"run {compiled} -i {inputs} -o {tmp_path}/y.npz",
+        f"compile {model} --target native --no-cache",
+        "targets",
+    ):
+        assert subprocess.run(f"{command} {line} {closed}", shell=True, check=False).returncode == 0, line
+    assert (tmp_path / "y.npz").is_file()
+    bnncc.load(tmp_path / "net.bnn")

@@ -5,6 +5,8 @@ Exit codes: 0 done, 1 an error in the input, 2 wrong usage, 3 a budget or accura
 """
 
 import importlib
+import os
+import sys
 
 from bnncc import __version__
 from bnncc.runtime.errors import BnnccError
@@ -64,3 +66,7 @@ def main() -> None:
       bnncc compile net.onnx --target native -o net.bnn
       bnncc run net.bnn -i x.npz -o y.npz
     """
+    # Where a stream is closed, as cron and launchers do, what is said to it goes nowhere.
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # for as long as the process lives

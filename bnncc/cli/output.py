@@ -43,9 +43,8 @@ def console(*, stderr: bool = False) -> "Console":
     """A rich console: as wide as the terminal, or of a fixed width and without colour where there is none."""
     from rich.console import Console
 
-    stream = sys.stderr if stderr else sys.stdout  # None where the program was started with it closed
-    width = None if stream is not None and stream.isatty() else PIPED_WIDTH
-    return Console(stderr=stderr, width=width, highlight=False, soft_wrap=False)
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else PIPED_WIDTH, highlight=False, soft_wrap=False)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:

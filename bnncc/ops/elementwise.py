@@ -213,8 +213,8 @@ def _emit_product(a: Expr, b: Expr, lanes: int) -> Expr:
 
 
 def _emit_difference(a: Expr, b: Expr, lanes: int) -> Expr:
-    """TVM takes x - x for 0, which it is not for NaN."""
-    return (_fence(a, lanes) if a.same_as(b) else a) - b
+    """TVM takes x - x for 0, which it is not for NaN, and knows many ways to write x."""
+    return (a if _constant(a) is not None or _constant(b) is not None else _fence(a, lanes)) - b
 
 
 def _emit_quotient(a: Expr, b: Expr, lanes: int) -> Expr:

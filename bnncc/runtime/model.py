@@ -87,7 +87,7 @@ class Model:
             if self._team is None:
                 status = self._functions.run(*pointers)
             else:
-                status = self._functions.run_threads(self._team.here(), self._team.table(*pointers))
+                status = self._functions.run_threads(self._team.count(), self._team.table(*pointers))
         _check_status(status)
         return outputs
 
@@ -97,7 +97,7 @@ class Model:
     @property
     def threads(self) -> int:
         """How many threads share one inference."""
-        return self._team.here() if self._team else 1
+        return self._team.count() if self._team else 1
 
     @property
     def peaks(self) -> tuple[str, ...]:
@@ -201,7 +201,7 @@ class Binding:
         self._call: Callable[[], int] = functools.partial(model._functions.run, *self._pointers)
         if (team := model._team) is not None:
             table, run = team.table(*pointers), model._functions.run_threads
-            self._call = lambda: run(team.here(), table)
+            self._call = lambda: run(team.count(), table)
 
     def run(self) -> None:
         """Run the whole network."""

@@ -30,7 +30,7 @@ class Team:
     threads: int
     process: int
 
-    def here(self) -> int:
+    def count(self) -> int:
         """How many threads this process has for it: one after a fork, in which libgomp's threads are not, although it
         waits for them. C forks too and calls no hook of Python, so the process is looked at."""
         return self.threads if os.getpid() == self.process else 1

@@ -271,22 +271,6 @@ def test_32_bit_programs_on_64_bit_kernels() -> None:
     assert {target.name for target in targets.runnable(board)} == {"arm", "rpi4", "rpi3", "rpi-zero2w"}
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-"])
-def test_commands_whose_streams_are_closed(closed: str, folder: Path, tmp_path: Path) -> None:
-    np.savez(tmp_path / "x.npz", x=np.ones((1, 4), np.float32))
-    command = f"{sys.executable} -m bnncc"
-    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
-    for line in (
-        f"compile {folder}/old.onnx --target native -o net.bnn",
-        "run net.bnn -i x.npz -o y.npz",
-        "inspect net.bnn",
-        "targets",
-    ):
-        done = subprocess.run(["sh", "-c", f"{command} {line} {closed}"], cwd=tmp_path, env=environment)
-        assert done.returncode == 0, line
-    assert (np.load(tmp_path / "y.npz")["y"] == 2).all()
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
 @pytest.mark.parametrize(("mode", "found"), [(0o755, True), (0o700, False)])
 def test_a_cache_of_somebody_else(mode: int, found: bool, folder: Path, tmp_path: Path) -> None:

@@ -153,14 +153,15 @@ def test_fewer_threads_than_asked_for(resnet20: Artifact, tmp_path: Path) -> Non
     assert done.stdout == outputs(resnet20, example(resnet20), 1)[0]
 
 
-def test_a_forked_process_runs_on_one_thread(resnet20: Artifact, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fork", ["os.fork()", "ctypes.PyDLL(None).fork()"], ids=["python", "c"])
+def test_a_forked_process_runs_on_one_thread(fork: str, resnet20: Artifact, tmp_path: Path) -> None:
     resnet20.save(tmp_path / "net.bnn")
     script = """
-import os, signal, sys, warnings, numpy, bnncc
+import ctypes, os, signal, sys, warnings, numpy, bnncc
 net = bnncc.load(sys.argv[1], threads=2)
 x = numpy.ones(net.manifest.inputs[0].shape, numpy.float32)
 expected, bound = net(x), net.bind(x)
-if child := os.fork():
+if child := FORK:
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 signal.alarm(60)
 bound.run()
@@ -171,7 +172,7 @@ with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     assert bnncc.load(sys.argv[1], threads=2).threads == 1
 assert "was forked after libgomp.so.1 was loaded" in str(caught[0].message)
-"""
+""".replace("FORK", fork)
     command = [sys.executable, "-c", script, str(tmp_path / "net.bnn")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,6 @@
-"""The wheel does what the checkout does: in an environment with numpy alone it runs, on other Pythons it compiles.
+"""The wheel does what the checkout does: in an environment with numpy alone it runs, on another Python it compiles.
+
+One other Python, the newest at hand; the workflow has a job for each.
 
 These tests install from the package index that pip is set up with, and skip where it cannot be reached.
 """
@@ -83,8 +85,8 @@ def run(interpreter: Path, *arguments: str | Path) -> str:
     return done.stdout
 
 
-def find_python(version: str) -> str:
-    """An interpreter of that version: this one, one on the PATH, or one of pyenv's. Skips where there is none."""
+def find_python(version: str) -> str | None:
+    """An interpreter of that version: this one, one on the PATH, or one of pyenv's."""
     found = [sys.executable, shutil.which(f"python{version}")]
     found += sorted(map(str, Path.home().glob(f".pyenv/versions/{version}.*/bin/python")))
     ask = "import sys, venv, ensurepip; print('{}.{}'.format(*sys.version_info))"
@@ -92,14 +94,17 @@ def find_python(version: str) -> str:
         done = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=False)
         if done.stdout.strip() == version:
             return python
-    pytest.skip(f"no Python {version} at hand")
+    return None
 
 
 @pytest.mark.parametrize("numpy", ["1.24.4", "2"], ids="numpy-{}".format)
 def test_runs_with_numpy_alone(
     numpy: str, wheel: Path, install: Install, digits: tuple[Path, npt.NDArray[Any]], tmp_path: Path
 ) -> None:
-    interpreter = install(find_python("3.11"), wheel, f"numpy~={numpy}" if "." in numpy else f"numpy=={numpy}.*")
+    python = find_python("3.11")
+    if python is None:
+        pytest.skip("no Python 3.11 at hand")  # the last that numpy 1.24 has a wheel for
+    interpreter = install(python, wheel, f"numpy~={numpy}" if "." in numpy else f"numpy=={numpy}.*")
     listed = ["-c", "import importlib.metadata as m; print(*sorted({d.name for d in m.distributions()}))"]
     assert run(interpreter, *listed).split() == ["bnncc", "numpy"]
     path, scores = digits
@@ -107,12 +112,12 @@ def test_runs_with_numpy_alone(
     assert np.load(tmp_path / "y.npy").tobytes() == scores.tobytes()
 
 
-@pytest.mark.parametrize("version", PYTHONS)
 def test_compiles_and_runs(
-    version: str, wheel: Path, install: Install, digits: tuple[Path, npt.NDArray[Any]], tmp_path: Path
+    wheel: Path, install: Install, digits: tuple[Path, npt.NDArray[Any]], tmp_path: Path
 ) -> None:
-    interpreter = install(find_python(version), f"{wheel}[compile]", "--constraint", ROOT / "constraints.txt")
+    python = next(filter(None, map(find_python, reversed(PYTHONS))), sys.executable)
+    interpreter = install(python, f"{wheel}[compile]", "--constraint", ROOT / "constraints.txt")
     made = tmp_path / "digits.bnn"
     run(interpreter, "-m", "bnncc", "compile", HERE / "digits.onnx", "--target", "native", "--no-cache", "-o", made)
-    assert f"Python {version}." in run(interpreter, HERE / "run_digits.py", made, tmp_path / "y.npy")
+    run(interpreter, HERE / "run_digits.py", made, tmp_path / "y.npy")
     assert np.load(tmp_path / "y.npy").tobytes() == digits[1].tobytes()

@@ -17,6 +17,8 @@ Floats = npt.NDArray[np.float32]
 Places = npt.NDArray[np.int64]
 
 COORDINATES = ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel", "half_pixel_symmetric")
+# What lies as near to the middle of two places counts as the middle, in onnxruntime 1.31 too: scales are rounded.
+_HALF = 1e-6
 ROUNDINGS = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 
 
@@ -95,23 +97,26 @@ def _coordinates(mode: str, old: int, new: int, scale: np.float32) -> Floats:
         return place * np.float32(old - 1) / np.float32(new - 1)
     if mode == "pytorch_half_pixel" and new == 1:
         return np.zeros(1, np.float32)
-    at: Floats = (place + half) / scale - half
+    offset = np.float32(0)
     if mode == "half_pixel_symmetric":
         # The output, whose size was rounded, lies in the middle of the input.
         adjustment = np.float32(new) / (scale * np.float32(old))
-        at = np.float32(old) / np.float32(2) * (np.float32(1) - adjustment) + at
+        offset = np.float32(old) / np.float32(2) * (np.float32(1) - adjustment)
+    at: Floats = offset + (place + half) / scale - half
     return at
 
 
 def _nearest(at: Floats, rounding: str, old: int) -> Places:
+    exact = at.astype(np.float64)
     if rounding == "floor":
-        found = np.floor(at)
+        found = np.floor(exact)
     elif rounding == "ceil":
-        found = np.ceil(at)
-    elif rounding == "round_prefer_floor":
-        found = np.ceil(at - np.float32(0.5))
+        found = np.ceil(exact)
     else:
-        found = np.floor(at + np.float32(0.5))
+        down = np.floor(exact)
+        found = np.floor(exact + 0.5)
+        is_half = np.abs(exact - down - 0.5) <= _HALF
+        found = np.where(is_half, down if rounding == "round_prefer_floor" else down + 1, found)
     return found.astype(np.int64).clip(0, old - 1)
 
 
