@@ -160,7 +160,7 @@ class _Graph(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]  # TVM is u
     ) -> Node:
         inputs = tuple(given[name] if name else None for name in node.input)
         outputs = len([name for name in node.output if name])
-        return Node(inputs, self._attributes(node), span, self.bb.emit, outputs, self.opset, kinds)
+        return Node(inputs, self._attributes(node), span, self.bb.emit, outputs, self.opset, kinds, tuple(node.input))
 
     def _finish(self, node: onnx.NodeProto, span: tvm.ir.Span, kinds: Sequence[node_types.Kind | None]) -> None:
         """Bind the results to variables, and see that they are what ONNX says."""

@@ -58,6 +58,8 @@ class Model:
         start = -memory.ctypes.data % abi.ALIGNMENT
         self._arena = memory[start : start + artifact.manifest.arena_bytes]
         self._arena_pointer = memory.ctypes.data + start
+        self._checks = {layer.kernel: layer.name for layer in self.manifest.layers if layer.kind == abi.CHECK_INDICES}
+        self._record = self._arena[: 8 * len(abi.IndexRecord)].view(np.int64) if self._checks else self._arena
         self._inputs = [(tensor, tensor.shape, np.dtype(tensor.dtype)) for tensor in self.manifest.inputs]
         self._outputs = [(tensor.shape, np.dtype(tensor.dtype)) for tensor in self.manifest.outputs]
 
@@ -68,7 +70,8 @@ class Model:
         other. Returns a new array, or a dict of them by name where the network has several outputs.
 
         Raises:
-            InputError: a wrong name, number, shape or dtype.
+            InputError: a wrong name, number, shape or dtype; an index outside its axis, where the network reads by
+                indices that it is given or computes.
         """
         outputs = self._compute(inputs)
         return outputs[0] if len(outputs) == 1 else self._named(outputs)
@@ -88,8 +91,19 @@ class Model:
                 status = self._functions.run(*pointers)
             else:
                 status = self._functions.run_threads(self._team.count(), self._team.table(*pointers))
-        _check_status(status)
+            self._check_status(status)  # before another run takes the arena
         return outputs
+
+    def _check_status(self, status: int) -> None:
+        """Raises InputError where a run found an index outside its axis."""
+        _check_status(status)
+        if self._checks and (number := self._record[abi.IndexRecord.CHECK]):
+            index, extent = self._record[abi.IndexRecord.INDEX], self._record[abi.IndexRecord.EXTENT]
+            tensor = self._checks[f"{abi.CHECK_INDICES}_{number}"]
+            raise InputError(
+                f"tensor {tensor!r}: found index {index}, allowed along an axis of {extent} are "
+                f"{-extent} to {extent - 1}"
+            )
 
     def _named(self, outputs: list[Array]) -> dict[str, Array]:
         return {tensor.name: output for tensor, output in zip(self.manifest.outputs, outputs, strict=True)}
@@ -204,9 +218,13 @@ class Binding:
             self._call = lambda: run(team.count(), table)
 
     def run(self) -> None:
-        """Run the whole network."""
+        """Run the whole network.
+
+        Raises:
+            InputError: an index outside its axis.
+        """
         self._read()
-        _check_status(self._call())
+        self._model._check_status(self._call())
 
     def _read(self) -> None:
         for to, array in self._copies:
