@@ -25,6 +25,7 @@ _LIBGCC = (
     "__fixsfdi", "__fixdfdi", "__fixunssfdi", "__fixunsdfdi", "__floatdisf", "__floatdidf", "__floatundisf",
     "__floatundidf", "__divdi3", "__udivdi3", "__moddi3", "__umoddi3", "__muldi3", "__ashldi3", "__ashrdi3",
     "__lshrdi3",
+    "__divsi3", "__udivsi3", "__modsi3", "__umodsi3",
     "__aeabi_idiv", "__aeabi_uidiv", "__aeabi_idivmod", "__aeabi_uidivmod",
     "__aeabi_ldivmod", "__aeabi_uldivmod", "__aeabi_lmul", "__aeabi_llsl", "__aeabi_lasr", "__aeabi_llsr",
     "__aeabi_f2lz", "__aeabi_d2lz", "__aeabi_f2ulz", "__aeabi_d2ulz", "__aeabi_l2f", "__aeabi_l2d", "__aeabi_ul2f",

@@ -110,6 +110,10 @@ void _start(void) {{
 
 # libgcc's names for what zig's own library calls as the ARM EABI does.
 _LIBGCC = """
+int __divsi3(int x, int y) { return x / y; }
+int __modsi3(int x, int y) { return x % y; }
+unsigned __udivsi3(unsigned x, unsigned y) { return x / y; }
+unsigned __umodsi3(unsigned x, unsigned y) { return x % y; }
 long long __fixsfdi(float x) { return (long long)x; }
 long long __fixdfdi(double x) { return (long long)x; }
 unsigned long long __fixunssfdi(float x) { return (unsigned long long)x; }

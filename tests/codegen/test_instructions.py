@@ -14,8 +14,10 @@ import pytest
 from bnncc import compiler
 from bnncc.codegen import peak
 from bnncc.codegen.assemble import assemble
+from bnncc.codegen.link import link
 from bnncc.codegen.llvm import compile_object
 from bnncc.options import Options
+from bnncc.runtime import abi
 from bnncc.targets import TARGETS
 from bnncc.targets.target import Target
 from tests.kernels.test_arm import KERNELS
@@ -104,6 +106,8 @@ def test_networks_and_their_entry_points(
     _, program, _ = compiler.lower(source, TARGETS[name], Options())
     objects, _ = assemble(program, TARGETS[name], Options())
     assert undeclared(objects, TARGETS[name], tmp_path) == set()
+    # What it has no instruction for, its libraries have.
+    assert link(objects, TARGETS[name], abi.exports(peaks=False))
 
 
 def test_what_is_not_declared_is_found(tmp_path: Path) -> None:
