@@ -24,10 +24,12 @@ DEFAULTS = Options()
 
 @dataclass(frozen=True)
 class Machine:
-    """How to run its programs: the emulator, zig's names without and with a C library, and options, the registers of a
-    system call's number and first argument, and the numbers of read, write and exit."""
+    """How to run its programs: the emulator and the oldest core that targets run on, zig's names without and with a C
+    library, and options, the registers of a system call's number and first argument, and the numbers of read, write
+    and exit."""
 
     qemu: str
+    core: str
     triple: str
     with_libc: str
     options: tuple[str, ...]
@@ -39,9 +41,20 @@ class Machine:
 
 
 MACHINES = {
-    "aarch64": Machine("qemu-aarch64-static", "aarch64-linux-none", "aarch64-linux-musl", (), "x8", "x", 63, 64, 93),
+    "aarch64": Machine(
+        "qemu-aarch64-static", "cortex-a53", "aarch64-linux-none", "aarch64-linux-musl", (), "x8", "x", 63, 64, 93
+    ),
     "armv7l": Machine(
-        "qemu-arm-static", "arm-linux-gnueabihf", "arm-linux-musleabihf", ("-mcpu=cortex_a7",), "r7", "r", 3, 4, 1
+        "qemu-arm-static",
+        "cortex-a9",
+        "arm-linux-gnueabihf",
+        "arm-linux-musleabihf",
+        ("-mcpu=cortex_a9",),
+        "r7",
+        "r",
+        3,
+        4,
+        1,
     ),
 }
 
@@ -97,6 +110,10 @@ void _start(void) {{
 
 # libgcc's names for what zig's own library calls as the ARM EABI does.
 _LIBGCC = """
+int __divsi3(int x, int y) { return x / y; }
+int __modsi3(int x, int y) { return x % y; }
+unsigned __udivsi3(unsigned x, unsigned y) { return x / y; }
+unsigned __umodsi3(unsigned x, unsigned y) { return x % y; }
 long long __fixsfdi(float x) { return (long long)x; }
 long long __fixdfdi(double x) { return (long long)x; }
 unsigned long long __fixunssfdi(float x) { return (unsigned long long)x; }
@@ -160,7 +177,10 @@ def run(model: Path, folder: Path, *inputs: Array, target: str = "arm", options:
         linked = subprocess.run([*command, *names], cwd=folder, capture_output=True, text=True, check=False)
     assert linked.returncode == 0, linked.stderr
     data = b"".join(np.ascontiguousarray(array).tobytes() for array in inputs)
-    done = subprocess.run([machine.qemu, "./net"], cwd=folder, input=data, check=True, capture_output=True)
+    core = "cortex-a76" if "asimddp" in chosen.features else machine.core
+    done = subprocess.run(
+        [machine.qemu, "-cpu", core, "./net"], cwd=folder, input=data, check=True, capture_output=True
+    )
     outputs, at = [], 0
     for value in tensors[split:]:
         outputs.append(np.frombuffer(done.stdout[at : at + value.size], value.dtype).reshape(value.shape))
