@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import threading
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -17,8 +16,9 @@ from bnncc.options import WATCHED, Options, Quantize, Watch
 from bnncc.progress import Progress, silent
 from bnncc.runtime import abi, atomic, cpu
 from bnncc.runtime.artifact import FORMAT, Artifact, Layer, Manifest, PassRecord, Tensor
-from bnncc.runtime.errors import printable
+from bnncc.runtime.errors import OptionError, printable
 from bnncc.targets.target import Target
+from bnncc.tvm_lock import tvm_lock
 
 if TYPE_CHECKING:
     from bnncc.frontend.importer import Imported
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 Source = str | os.PathLike[str] | bytes  # path or content of an ONNX file
 Folder = str | os.PathLike[str]
-# TVM's block builders share one stack in all threads of a process.
-_ONE_AT_A_TIME = threading.RLock()
 
 
 def compile(
@@ -71,7 +69,8 @@ def compile(
     samples = Samples.of(calibrate, watched.manifest.inputs, watched.manifest.outputs)
     quantized = dataclasses.replace(options, float_convs=Quantize(find_ranges(watched, samples, progress)))
     artifact = build(model, chosen, quantized, dump_ir=dump_ir, progress=progress)
-    # A machine of another family computes the same integers: what changes can be seen here just as well.
+    # A machine of another family multiplies the same integers; what float layers before them round otherwise does not
+    # change what 8 bits cost, which can be seen here just as well.
     runs_here = chosen.runs_on(cpu.host())
     if not runs_here:
         quantized = dataclasses.replace(quantized, schedules={})
@@ -84,13 +83,13 @@ def build(
     model: Source, target: Target, options: Options, *, dump_ir: Folder | None = None, progress: Progress = silent
 ) -> Artifact:
     """One compilation. Outputs that `Watch` added are named WATCHED and a number."""
-    from bnncc.codegen.assemble import assemble
-    from bnncc.codegen.link import link
-
-    with _ONE_AT_A_TIME:
+    with tvm_lock.here():
         imported, program, passes = lower(model, target, options, dump_ir=dump_ir, progress=progress)
+        from bnncc.codegen.assemble import assemble
+        from bnncc.codegen.link import link
+
         objects, arena = assemble(program, target, options, progress)
-    library = link(objects, target, abi.exports(peaks=options.peaks))
+        library = link(objects, target, abi.exports(peaks=options.peaks))
     added = len(program.outputs) - len(imported.outputs)
     outputs = (*imported.outputs, *(f"{WATCHED}{number}" for number in range(added)))
     named = [*zip(imported.inputs, program.inputs, strict=True), *zip(outputs, program.outputs, strict=True)]
@@ -133,13 +132,14 @@ def lower(
     model: Source, target: Target, options: Options, *, dump_ir: Folder | None = None, progress: Progress = silent
 ) -> tuple[Imported, Program, tuple[PassRecord, ...]]:
     """The first half of `build`: file -> Relax -> passes -> kernels, before any machine code."""
+    _check_home()
     from bnncc.frontend.importer import from_onnx
     from bnncc.passes import pipeline, steps
     from bnncc.selection.select import select
 
     if dump_ir:
         atomic.make_folder(dump_ir)
-    with _ONE_AT_A_TIME:
+    with tvm_lock.here():
         imported = from_onnx(model, options.shapes)
         module = imported.module
         records = []
@@ -161,6 +161,14 @@ def lower(
         program = select(module, target, options.schedules)
         program.explain(reasons)
     return imported, program, tuple(records)
+
+
+def _check_home() -> None:
+    """TVM asks for a folder to cache in when it is imported, and dies where there can be none."""
+    try:
+        os.environ.get("XDG_CACHE_HOME") or Path.home()
+    except RuntimeError:
+        raise OptionError("this user has no home folder, which TVM wants: set HOME or XDG_CACHE_HOME to one") from None
 
 
 def _content(model: Source) -> bytes:

@@ -45,7 +45,7 @@ import numpy as np
 import numpy.typing as npt
 from tvm import relax
 
-from bnncc.ops import spans, threshold
+from bnncc.ops import pack, spans, threshold
 from bnncc.ops.elementwise import PerChannel
 from bnncc.ops.expressions import array, extents, is_constant
 from bnncc.ops.pack import Pack
@@ -73,7 +73,7 @@ class FoldThresholds(dataflow.LocalPass):
         values = np.broadcast_to(accumulators[:, None].astype(np.float32), occurs.shape)
         for step in reversed(chain):
             values = step.evaluate(values)
-        ones = values >= array(packing.threshold).reshape(-1)
+        ones = pack.ones(values, array(packing.threshold).reshape(-1), strict=packing.strict)
         bounds = intervals(accumulators, occurs, ones)
         if bounds is None:
             block.refused.append(

@@ -1,7 +1,8 @@
 """Hand what has no kernel of ours to TVM: each such operator becomes call_tir of the loops TVM defines for it.
 
-They are correct and slow; `inspect` lists them. reshape, transposes between NCHW and NHWC, and the calls of fused
-functions stay as they are. Where TVM's own loops lose a NaN that ONNX keeps, they are ours.
+They are correct and slow; `inspect` lists them. reshape, transposes between NCHW and NHWC, checks of
+indices, and the calls of fused functions stay as they are. Where TVM's own loops lose a NaN
+that ONNX keeps, they are ours.
 
 Before::
 
@@ -44,13 +45,14 @@ import tvm
 from tvm import relax, te, tirx, topi
 
 from bnncc.ops import spans
+from bnncc.ops.check_indices import CheckIndices
 from bnncc.ops.expressions import array, dtype, extents, is_constant, operator
 from bnncc.ops.standard import TO_NCHW, TO_NHWC, CallTir, PermuteDims, Reshape
 from bnncc.passes import dataflow
 from bnncc.passes.contract import Outcome
 from bnncc.runtime.errors import ModelError
 
-_KEPT = frozenset({Reshape.OPERATOR, CallTir.OPERATOR})
+_KEPT = frozenset({Reshape.OPERATOR, CallTir.OPERATOR, CheckIndices.OPERATOR})
 
 
 class LegalizeRest:

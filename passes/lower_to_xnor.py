@@ -138,14 +138,15 @@ class _Walk:
             return self._once(block, (inner, window), lambda: spans.marked(pooled, pool.call.span))
         unipolar = signs.binarize.unipolar
         if sign := Binarize.match(value):
-            x, limit = sign.x, np.float32(sign.threshold)
-            if unipolar:
-                limit = np.nextafter(limit, np.float32(np.inf))  # strictly above
+            x, limit = sign.x, sign.threshold if unipolar else 0.0
         else:
-            x, limit = source, np.float32(0.5 if unipolar else 0.0)
-        key = (x, float(limit), groups, "pack")
+            x, limit = source, 0.5 if unipolar else 0.0
         span = signs.binarize.call.span
-        return self._once(block, key, lambda: pack.call(x, float(limit), groups, self._word_bytes, span=span))
+        return self._once(
+            block,
+            (x, limit, groups, "pack"),
+            lambda: pack.call(x, limit, groups, self._word_bytes, int(unipolar), span=span),
+        )
 
     def _once(self, block: dataflow.Block, key: Hashable, make: Callable[[], relax.Call]) -> relax.Expr:
         if key not in self._made:

@@ -61,7 +61,9 @@ RPI5 = dataclasses.replace(
     ARM,
     name="rpi5",
     description="Raspberry Pi 5, 64-bit (Cortex-A76 with dot product)",
+    # Of what else a Cortex-A76 has, nothing is asked for: what a target may contain, it must declare.
     cpu="cortex-a76",
+    attributes=("-rcpc", "-rdm", "-fullfp16"),
     features=("asimd", "asimddp", "atomics"),
     int8_dot="sdot",
 )

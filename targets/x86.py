@@ -22,6 +22,8 @@ _SSE_FLOAT = Tiles(((4, 2), (6, 2), (2, 4), (1, 8), (1, 2)), weight_load=_WEIGHT
 _TRIPLE = "x86_64-linux-gnu"
 _V2 = ("ssse3", "sse4_1", "sse4_2", "popcnt")
 _V3 = (*_V2, "avx", "avx2", "fma", "f16c", "bmi1", "bmi2")
+# What LLVM counts among x86-64-v3 and is not asked for: what a target may contain, it must declare.
+_NOT_V3 = ("-lzcnt", "-movbe")
 _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 
 X86 = Target(
@@ -44,7 +46,7 @@ X86_AVX2 = Target(
     description="x86-64 with AVX2 and FMA (Haswell, Zen, and later)",
     triple=_TRIPLE,
     cpu="x86-64-v3",
-    attributes=(),
+    attributes=_NOT_V3,
     features=_V3,
     vector_bits=256,
     registers=16,
@@ -60,7 +62,7 @@ X86_AVX512BW = Target(
     triple=_TRIPLE,
     cpu="x86-64-v4",
     # LLVM prefers 256-bit vectors on x86-64-v4 unless told that 512-bit ones are wanted.
-    attributes=("-prefer-256-bit",),
+    attributes=("-prefer-256-bit", *_NOT_V3),
     features=_V4,
     vector_bits=512,
     registers=32,
@@ -75,7 +77,7 @@ X86_AVX512 = Target(
     description="x86-64 with AVX-512, VPOPCNTDQ and VNNI (Ice Lake, Zen 4, and later)",
     triple=_TRIPLE,
     cpu="x86-64-v4",
-    attributes=("+avx512vpopcntdq", "+avx512vnni", "-prefer-256-bit"),
+    attributes=("+avx512vpopcntdq", "+avx512vnni", "-prefer-256-bit", *_NOT_V3),
     features=(*_V4, "avx512_vpopcntdq", "avx512_vnni"),
     vector_bits=512,
     registers=32,

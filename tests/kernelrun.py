@@ -14,6 +14,7 @@ from bnncc.runtime.array import Array
 from bnncc.targets import runnable
 from bnncc.targets.target import Target
 from bnncc.tir import shares
+from tests import guarded
 
 Test = TypeVar("Test", bound=Callable[..., None])
 
@@ -36,8 +37,9 @@ def run(kernel: tirx.PrimFunc, target: Target, *arrays: Array) -> None:
     assert all(array.flags.c_contiguous for array in arrays)
     function, count = load({"kernel": kernel}, target)["kernel"], shares.units(kernel)
     before = [_copy(array) for array in arrays]
-    whole = [_copy(array) for array in arrays]
-    call(function, whole, (0, count) if count else ())
+    for at_end in (False, True):
+        whole = [_between_guards(array, at_end) for array in arrays]
+        call(function, whole, (0, count) if count else ())
     for array, result in zip(arrays, whole, strict=True):
         array[...] = result
     if not count:
@@ -66,6 +68,15 @@ def run(kernel: tirx.PrimFunc, target: Target, *arrays: Array) -> None:
 def _copy(array: Array) -> Array:
     """The array, followed by the bytes that a kernel may read and not use, as in the arena."""
     room = np.full(array.nbytes + ALIGNMENT, 0x55, np.uint8)
+    copy = room[: array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def _between_guards(array: Array, at_end: bool) -> Array:
+    """The same between pages that nobody may touch, as a tensor at the start of the arena, or at its end."""
+    lines = -(-array.nbytes // ALIGNMENT) * ALIGNMENT
+    room = guarded.memory(lines + ALIGNMENT, at_end=at_end, alignment=ALIGNMENT)
     copy = room[: array.nbytes].view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "bnncc"
 # itself. `bnncc/__init__.py`, the face that users see, is above all; what is below takes nothing of it but __version__.
 ROWS = (
     ("runtime", "progress", "bitpack"),
-    ("targets", "ops", "nn"),
+    ("targets", "ops", "nn", "tvm_lock"),
     ("tir", "models", "train"),
     ("kernels",),
     ("options",),

@@ -19,6 +19,7 @@ from bnncc.runtime import abi
 from bnncc.runtime.array import Array
 from bnncc.targets.target import Target
 from bnncc.tir import shares
+from bnncc.tvm_lock import tvm_lock
 
 
 def load(
@@ -26,9 +27,10 @@ def load(
 ) -> dict[str, abi.Function]:
     """The compiled functions by name. `callers` are an object of their own, so that nothing is inlined there."""
     parts = [dict(part) for part in (functions, callers or {}) if part]
-    objects = [compile_object(part, target) for part in parts]
     names = tuple(name for part in parts for name in part)
-    library = link([*objects, _memory_functions(target)], target, names)
+    with tvm_lock.here():
+        objects = [compile_object(part, target) for part in parts]
+        library = link([*objects, _memory_functions(target)], target, names)
     # A file of its own name: the dynamic linker takes a path it has seen for the library it has loaded.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernels.so"

@@ -27,10 +27,13 @@ def assemble(
         has_blocks = isinstance(kernel, Legalised)
         objects.append(compile_object({symbol: kernel.function}, target, schedulable=has_blocks))
     progress("compile kernels", len(program.kernels), len(program.kernels))
+    # What a run reports lies before everything else.
+    start = ALIGNMENT if any(call.reports for call in program.calls) else 0
     offsets, arena = plan(_lifetimes(program))
+    arena += start
     arena += ALIGNMENT  # kernels read up to a vector more than they use of the last tensor, see byte_counts.py
     constants, places = _place_constants(program)
-    places |= {name: Address("arena", offset) for name, offset in offsets.items()}
+    places |= {name: Address("arena", start + offset) for name, offset in offsets.items()}
     places |= {name: Address("input", i) for i, name in enumerate(program.inputs)}
     places |= {program.root(name): Address("output", i) for i, name in enumerate(program.outputs)}
     calls = []
@@ -43,12 +46,14 @@ def assemble(
         outputs = [places[program.root(name)] for name in call.outputs]
         at = call.workspace_at
         whole = [*addresses, *outputs]
-        arguments = (*whole[:at], *spaces, *whole[at:])
+        record = (Address("arena", 0),) if call.reports else ()
+        arguments = (*whole[:at], *spaces, *whole[at:], *record)
         for image in range(call.batch):
             if call.filler:
                 calls.append(_call(program, number, call.filler, (addresses[0], *spaces), image))
             calls.append(_call(program, number, call.kernel, arguments, image))
-    objects.append(build_entry(calls, len(program.inputs), len(program.outputs), constants, arena, target))
+    sizes = len(program.inputs), len(program.outputs)
+    objects.append(build_entry(calls, *sizes, constants, arena, target, reports=bool(start)))
     if options.peaks:
         objects.append(compile_object({PEAK: peak.build(target)}, target))
     return objects, arena + control_bytes(calls)

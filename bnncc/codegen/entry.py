@@ -15,7 +15,7 @@ from tvm.tirx.script.builder import ir as T
 
 from bnncc.codegen.calls import KernelCall, Memory, invoke
 from bnncc.codegen.llvm import compile_object
-from bnncc.codegen.threads import build_threads, imports
+from bnncc.codegen.threads import build_threads, clear_record, imports
 from bnncc.runtime import abi
 from bnncc.targets.target import Target
 
@@ -23,21 +23,28 @@ _ESCAPED = [f"\\{byte:02X}" for byte in range(256)]
 
 
 def build_entry(
-    calls: Sequence[KernelCall], inputs: int, outputs: int, constants: bytes, control: int, target: Target
+    calls: Sequence[KernelCall],
+    inputs: int,
+    outputs: int,
+    constants: bytes,
+    control: int,
+    target: Target,
+    *,
+    reports: bool = False,
 ) -> bytes:
     """Object code of the entry points and the constants. `control`: the offset in the arena of what threads tell one
-    another."""
+    another. reports: whether some calls report indices, at the start of the arena."""
     functions = {
-        abi.RUN: _entry(calls, inputs, outputs, stepping=False),
-        abi.STEP: _entry(calls, inputs, outputs, stepping=True),
-        **build_threads(calls, inputs, outputs, control),
+        abi.RUN: _entry(calls, inputs, outputs, stepping=False, reports=reports),
+        abi.STEP: _entry(calls, inputs, outputs, stepping=True, reports=False),
+        **build_threads(calls, inputs, outputs, control, reports=reports),
         "memset": _memset(target),
         "memcpy": _memcpy(target),
     }
     return compile_object(functions, target, imports=_constants_as_llvm(constants) + imports(target))
 
 
-def _entry(calls: Sequence[KernelCall], inputs: int, outputs: int, *, stepping: bool) -> tirx.PrimFunc:
+def _entry(calls: Sequence[KernelCall], inputs: int, outputs: int, *, stepping: bool, reports: bool) -> tirx.PrimFunc:
     with IRBuilder() as ib, T.prim_func():
         step = T.arg("step", T.int32()) if stepping else None
         names = abi.arguments([f"in{i}" for i in range(inputs)], [f"out{i}" for i in range(outputs)], "arena")
@@ -47,6 +54,8 @@ def _entry(calls: Sequence[KernelCall], inputs: int, outputs: int, *, stepping: 
             [arguments[f"out{i}"] for i in range(outputs)],
             arguments["arena"],
         )
+        if reports:
+            clear_record(memory.arena)
         for call in calls:
             whole = invoke(call, memory, (call.begin, call.end))
             if step is None:

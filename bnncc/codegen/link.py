@@ -20,11 +20,13 @@ _LIBM_FLOAT = (
 )  # fmt: skip
 # The same for float64.
 _LIBM = (*_LIBM_FLOAT, *(name.removesuffix("f") for name in _LIBM_FLOAT))
-# What 32-bit ARM has no instruction for: 64-bit integers divided, shifted, and converted from and to real numbers.
+# What 32-bit ARM has no instruction for: integers divided, 64-bit ones shifted, and converted from and to real numbers.
 _LIBGCC = (
     "__fixsfdi", "__fixdfdi", "__fixunssfdi", "__fixunsdfdi", "__floatdisf", "__floatdidf", "__floatundisf",
     "__floatundidf", "__divdi3", "__udivdi3", "__moddi3", "__umoddi3", "__muldi3", "__ashldi3", "__ashrdi3",
     "__lshrdi3",
+    "__divsi3", "__udivsi3", "__modsi3", "__umodsi3",
+    "__aeabi_idiv", "__aeabi_uidiv", "__aeabi_idivmod", "__aeabi_uidivmod",
     "__aeabi_ldivmod", "__aeabi_uldivmod", "__aeabi_lmul", "__aeabi_llsl", "__aeabi_lasr", "__aeabi_llsr",
     "__aeabi_f2lz", "__aeabi_d2lz", "__aeabi_f2ulz", "__aeabi_d2ulz", "__aeabi_l2f", "__aeabi_l2d", "__aeabi_ul2f",
     "__aeabi_ul2d",
@@ -48,6 +50,7 @@ def link(objects: list[bytes], target: Target, exports: tuple[str, ...]) -> byte
             _lld(folder, "-shared", f"-soname={library}", "-o", library, "stub.o")
         _lld(
             folder, "-shared", "--no-undefined", "--gc-sections", "--strip-all", "--build-id=none", "-z", "noexecstack",
+            # Its own functions call one another whatever else the process has loaded under the same names.
             "-z", "relro", "-z", "now", "-Bsymbolic", "--version-script=exports",
             "-o", "library.so", *names, "--as-needed", *_LIBRARIES,
         )  # fmt: skip
@@ -55,9 +58,9 @@ def link(objects: list[bytes], target: Target, exports: tuple[str, ...]) -> byte
 
 
 def _lld(folder: Path, *arguments: str) -> None:
-    # The program itself: sys.executable is no Python in programs that embed one.
-    command = [str(Path(ziglang.__file__).with_name("zig")), "ld.lld", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    # By the package's own path: sys.executable may be any program that Python runs inside.
+    linker = Path(ziglang.__file__).with_name("zig")
+    done = subprocess.run([linker, "ld.lld", *arguments], cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"the linker failed: {done.stderr.strip()}")
 

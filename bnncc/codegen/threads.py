@@ -58,10 +58,12 @@ def control_bytes(calls: Sequence[KernelCall]) -> int:
     return (1 + len(_phases(calls)) * (1 + _QUEUES)) * ALIGNMENT if _divides(calls) else 0
 
 
-def build_threads(calls: Sequence[KernelCall], inputs: int, outputs: int, control: int) -> dict[str, tirx.PrimFunc]:
+def build_threads(
+    calls: Sequence[KernelCall], inputs: int, outputs: int, control: int, *, reports: bool
+) -> dict[str, tirx.PrimFunc]:
     """`bnncc_run_threads` and the worker, to be compiled together with `imports`. `control`: the offset in the arena of
-    the `control_bytes`."""
-    functions = {abi.RUN_THREADS: _run(calls, inputs, outputs, control)}
+    the `control_bytes`. reports: whether some calls report indices."""
+    functions = {abi.RUN_THREADS: _run(calls, inputs, outputs, control, reports)}
     if _divides(calls):
         functions[WORKER] = _worker(calls, inputs, outputs, control)
     return functions
@@ -86,7 +88,13 @@ def _phases(calls: Sequence[KernelCall]) -> list[_Phase]:
     return phases
 
 
-def _run(calls: Sequence[KernelCall], inputs: int, outputs: int, control: int) -> tirx.PrimFunc:
+def clear_record(arena: Expr) -> None:
+    """Before a run: no index has been outside. Both halves of the record's first number."""
+    for half in (0, 4):
+        _set(T.handle_add_byte_offset(arena, half), 0)
+
+
+def _run(calls: Sequence[KernelCall], inputs: int, outputs: int, control: int, reports: bool) -> tirx.PrimFunc:
     """One thread, or a network with nothing worth dividing: no team."""
     tensors = inputs + outputs
     with IRBuilder() as ib, T.prim_func():
@@ -94,7 +102,9 @@ def _run(calls: Sequence[KernelCall], inputs: int, outputs: int, control: int) -
         alone = T.call_extern("int32", abi.RUN, *[_pointer(table, Team.TENSORS + i) for i in range(tensors + 1)])
         with T.If(threads > 1 if _divides(calls) else tirx.const(False, "bool")):
             with T.Then():
-                arena = _pointer(table, Team.TENSORS + tensors)
+                arena = T.Bind(_pointer(table, Team.TENSORS + tensors))
+                if reports:
+                    clear_record(arena)
                 queues = T.Bind(T.min(threads, _QUEUES))
                 _set(T.handle_add_byte_offset(arena, control), queues)
                 with T.serial(0, len(_phases(calls))) as phase, T.serial(0, queues + 1) as i:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,6 +24,7 @@ from bnncc.frontend.node import Node
 from bnncc.ops import ONNX_DOMAIN, spans
 from bnncc.ops.relax import register
 from bnncc.runtime.errors import ModelError
+from bnncc.tvm_lock import tvm_lock
 
 if TYPE_CHECKING:
     import onnx
@@ -56,16 +57,34 @@ def from_onnx(source: str | Path | bytes | onnx.ModelProto, shapes: onnx_file.Sh
         raise ModelError(f"{where}: the graph has no input")
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 18)
     adapter = _Graph(where)
-    try:
-        module = adapter.from_onnx(model.graph, opset)
-    except ModelError:
-        adapter.abandon()
-        raise
+    with tvm_lock.here(), _silent():
+        try:
+            module = adapter.from_onnx(model.graph, opset)
+        except ModelError:
+            adapter.abandon()
+            raise
     result = module["main"].ret_ty
     for name, kind in zip(outputs, result.fields if isinstance(result, relax.TupleType) else [result], strict=True):
         if not isinstance(kind, relax.TensorType):
             raise ModelError(f"{where}: output {name!r} is {kind}; it must be a tensor")
     return Imported(module, inputs, outputs, recognised)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """TVM's importer prints the inputs of a node it cannot convert, and warns about names. Standard output and the
+    filters of warnings are the whole process's, so only what that one module calls is replaced."""
+    names, warn = vars(onnx_frontend), onnx_frontend.warnings
+    names["print"], names["warnings"] = _nothing, SimpleNamespace(warn=_nothing)
+    try:
+        yield
+    finally:
+        del names["print"]
+        names["warnings"] = warn
+
+
+def _nothing(*_: object, **__: object) -> None:
+    """Says nothing."""
 
 
 class _Graph(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]  # TVM is untyped
@@ -141,7 +160,7 @@ class _Graph(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]  # TVM is u
     ) -> Node:
         inputs = tuple(given[name] if name else None for name in node.input)
         outputs = len([name for name in node.output if name])
-        return Node(inputs, self._attributes(node), span, self.bb.emit, outputs, self.opset, kinds)
+        return Node(inputs, self._attributes(node), span, self.bb.emit, outputs, self.opset, kinds, tuple(node.input))
 
     def _finish(self, node: onnx.NodeProto, span: tvm.ir.Span, kinds: Sequence[node_types.Kind | None]) -> None:
         """Bind the results to variables, and see that they are what ONNX says."""

@@ -23,7 +23,7 @@ MOST = 2**31 - 1
 @dataclass(frozen=True)
 class Node:
     """One ONNX node. `emit` binds an expression to a variable, so that its type is known. `kinds`: what ONNX's own type
-    inference says of each output. `outputs`: how many of them have a name."""
+    inference says of each output. `outputs`: how many of them have a name. `names`: those of the inputs in the file."""
 
     inputs: tuple[relax.Expr | None, ...]
     attributes: Mapping[str, object]
@@ -32,6 +32,7 @@ class Node:
     outputs: int = 1
     opset: int = 18
     kinds: tuple[Kind | None, ...] = field(default=())
+    names: tuple[str, ...] = field(default=())
 
     @property
     def x(self) -> relax.Expr:

@@ -12,7 +12,6 @@ from tvm.tirx.script.builder import ir as T
 
 from bnncc.kernels.kernel import Argument, Kernel, images
 from bnncc.kernels.schedule import Schedule
-from bnncc.ops.elementwise import emit_at_least
 from bnncc.targets.target import Target
 from bnncc.tir import epilogue as ep
 from bnncc.tir.registers import Expr, bits_of, load, splat
@@ -24,7 +23,7 @@ from bnncc.tir.tiles import SLICE, arg
 class Pack(Kernel):
     """Input [N, H, W, C] of the extents `output`; the epilogue only says where the bits go.
 
-    dtype: "float32": bit = x >= threshold; "int32": bit = lo <= x <= hi.
+    dtype: "float32": bit = x >= threshold, or x > threshold if `strict`; "int32": bit = lo <= x <= hi.
     threshold: the same for all channels; None for float32 when each has its own, and for int32.
     """
 
@@ -32,6 +31,7 @@ class Pack(Kernel):
 
     dtype: Literal["float32", "int32"] = "float32"
     threshold: float | None = 0.0
+    strict: bool = False
 
     def operands(self, target: Target, schedule: Schedule) -> tuple[Argument, ...]:
         """The input, then threshold float32 [C], or lo and hi int32 [C], or nothing where there is one number."""
@@ -62,10 +62,9 @@ class Pack(Kernel):
                         bounds = [load(limit, channel, SLICE, valid) for limit in limits]
                         if self.dtype == "int32":
                             bit = T.bitwise_and(value >= bounds[0], value <= bounds[1])
-                        elif bounds:
-                            bit = value >= bounds[0]
                         else:
-                            bit = emit_at_least(value, splat(tirx.const(self.threshold, "float32"), SLICE), SLICE)
+                            limit = bounds[0] if bounds else splat(tirx.const(self.threshold, "float32"), SLICE)
+                            bit = value > limit if self.strict else value >= limit
                         T.buffer_store(packed, bits_of(bit, SLICE, valid), [to + group * bits.group_bytes + number])
 
                     if per_group >= SLICE:

@@ -134,19 +134,17 @@ def _prelu(x: Floats, slope: Floats) -> Floats:
     return np.where(x < 0, x * slope, x)
 
 
-def _binarize(x: Floats, least: Floats, otherwise: Floats) -> Floats:
-    return np.where(x >= least, np.float32(1), otherwise)
+def _binarize(x: Floats, limit: Floats, otherwise: Floats) -> Floats:
+    return np.where(np.where(otherwise == 0, x > limit, x >= limit), np.float32(1), otherwise)
 
 
 # Operands ---------------------------------------------------------------------------------------------------------
 
 
 def _binarize_operands(call: relax.Call) -> tuple[Operand, ...]:
-    """x, the least value that gives 1, and what smaller ones give. x > t is x >= the float after t."""
+    """x, a limit, and what is not 1: 0 for bits, which are 1 strictly above the limit, -1 for signs, 1 from it on."""
     sign = Binarize.of(call)
-    if sign.unipolar:
-        return sign.x, float(np.nextafter(np.float32(sign.threshold), np.float32(np.inf))), 0.0
-    return sign.x, 0.0, -1.0
+    return (sign.x, sign.threshold, 0.0) if sign.unipolar else (sign.x, 0.0, -1.0)
 
 
 def _clip_operands(call: relax.Call) -> tuple[Operand, ...]:
@@ -269,19 +267,10 @@ def _emit_prelu(a: Expr, slope: Expr, lanes: int) -> Expr:
     return T.Select(a < _number(0.0, lanes), _emit_product(a, slope, lanes), a)
 
 
-_LEAST_POSITIVE = float(np.nextafter(np.float32(0), np.float32(1)))
-
-
-def emit_at_least(a: Expr, least: Expr, lanes: int) -> Expr:
-    """`a >= least`, lane by lane. Above zero is written at least the least positive float, which the vectors of 32-bit
-    ARM take for 0: so it is asked as it was meant."""
-    return a > _number(0.0, lanes) if _constant(least) == _LEAST_POSITIVE else a >= least
-
-
-def _emit_binarize(a: Expr, least: Expr, otherwise: Expr, lanes: int) -> Expr:
+def _emit_binarize(a: Expr, limit: Expr, otherwise: Expr, lanes: int) -> Expr:
     from tvm.tirx.script.builder import ir as T
 
-    return T.Select(emit_at_least(a, least, lanes), _number(1.0, lanes), otherwise)
+    return T.Select(a > limit if _constant(otherwise) == 0 else a >= limit, _number(1.0, lanes), otherwise)
 
 
 def _emit_cast(a: Expr, lanes: int) -> Expr:

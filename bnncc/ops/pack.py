@@ -1,8 +1,10 @@
-"""Pack: float32 images to packed bits, 1 where x >= threshold.
+"""Pack: float32 images to packed bits, 1 where x >= threshold, or where x > threshold if `strict`.
 
-Relax: `R.bnncc.pack(x, threshold, groups, word_bytes)`. x is float32 [N, H, W, C]; threshold float32, a scalar or [C];
-the result is uint8 [N, H, W, groups * packed_bytes(C / groups, word_bytes)]: every group starts on a whole word.
-NaN is below every threshold.
+Strictly above is not at least the next float: 32-bit ARM takes the float after 0 for 0, and infinity has none after it.
+
+Relax: `R.bnncc.pack(x, threshold, groups, word_bytes, strict)`. x is float32 [N, H, W, C]; threshold float32, a scalar
+or [C]; strict 0 (default) or 1; the result is uint8 [N, H, W, groups * packed_bytes(C / groups, word_bytes)]: every
+group starts on a whole word. NaN is below every threshold.
 """
 
 from __future__ import annotations
@@ -43,18 +45,31 @@ class Pack(Packing):
     OPERATOR: ClassVar[str] = "bnncc.pack"
 
     threshold: relax.Expr
+    strict: bool
 
     @classmethod
     def of(cls, call: relax.Call) -> Self:
-        x, threshold, groups, word_bytes = call.args
-        return cls(call, x, int(groups), int(word_bytes), threshold)
+        x, threshold, groups, word_bytes, strict = call.args
+        return cls(call, x, int(groups), int(word_bytes), threshold, bool(int(strict)))
 
 
 def meaning(
-    x: npt.NDArray[np.float32], threshold: npt.NDArray[np.float32] | float, *, groups: int = 1, word_bytes: int = 1
+    x: npt.NDArray[np.float32],
+    threshold: npt.NDArray[np.float32] | float,
+    *,
+    groups: int = 1,
+    word_bytes: int = 1,
+    strict: bool = False,
 ) -> npt.NDArray[np.uint8]:
     """float32 [N, H, W, C] -> uint8 [N, H, W, groups * packed_bytes]."""
-    return pack_groups(x >= np.float32(threshold), groups=groups, word_bytes=word_bytes)
+    return pack_groups(ones(x, np.float32(threshold), strict=strict), groups=groups, word_bytes=word_bytes)
+
+
+def ones(
+    x: npt.NDArray[np.float32], threshold: npt.NDArray[np.float32] | np.float32, *, strict: bool
+) -> npt.NDArray[np.bool_]:
+    """Which values become 1; shapes broadcast."""
+    return np.asarray(x > threshold if strict else x >= threshold)
 
 
 def pack_groups(bits: npt.NDArray[np.bool_], *, groups: int, word_bytes: int) -> npt.NDArray[np.uint8]:
@@ -74,11 +89,12 @@ def call(
     threshold: Tensor = 0.0,
     groups: Integer = 1,
     word_bytes: Integer = 1,
+    strict: Integer = 0,
     span: tvm.ir.Span | None = None,
 ) -> relax.Call:
     """The Relax call; numbers may be Python's or Relax's."""
-    operands = [x, arguments.constant(threshold, "float32"), arguments.integer(groups), arguments.integer(word_bytes)]
-    return arguments.make(RELAX, operands, span)
+    numbers = (arguments.integer(number) for number in (groups, word_bytes, strict))
+    return arguments.make(RELAX, [x, arguments.constant(threshold, "float32"), *numbers], span)
 
 
 def infer(call: relax.Call, context: relax.BlockBuilder) -> relax.TensorType:
@@ -106,7 +122,8 @@ def lower(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
 
     def compute(x: te.Tensor, threshold: te.Tensor) -> te.Tensor:
         def bit(n: relax.Expr, y: relax.Expr, w: relax.Expr, c: relax.Expr) -> relax.Expr:
-            return x[n, y, w, c] >= (threshold[c] if len(threshold.shape) else threshold[()])
+            limit = threshold[c] if len(threshold.shape) else threshold[()]
+            return x[n, y, w, c] > limit if pack.strict else x[n, y, w, c] >= limit
 
         return compute_packed(x, pack, bit)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from bnncc.ops import (
     binarize,
     binary_conv2d,
+    check_indices,
     conv2d_int8,
     or_pool2d,
     pack,
@@ -56,6 +57,7 @@ OPS: tuple[Operator, ...] = (
     or_pool2d,
     quantize,
     conv2d_int8,
+    check_indices,
 )
 
 

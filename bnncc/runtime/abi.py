@@ -7,8 +7,9 @@
     int32 bnncc_peak(int32 kind, int64 iterations, int64* done) arithmetic alone, where it was asked for: *done is set
                                                                 to the multiply-accumulates that were made
 
-T returns 0. Tensors are C-contiguous and in the manifest's order, the arena starts at a multiple of ALIGNMENT. The
-library needs no other but, for some networks, libm.
+Each returns 0. Tensors are C-contiguous and in the manifest's order, the arena starts at a multiple of ALIGNMENT. After
+the whole network the arena of one with layers of kind CHECK_INDICES begins with the `IndexRecord`. The library needs no
+other but, for some networks, libm, and on 32-bit ARM libgcc.
 """
 
 import ctypes
@@ -20,6 +21,8 @@ RUN = "bnncc_run"
 STEP = "bnncc_step"
 RUN_THREADS = "bnncc_run_threads"
 PEAK = "bnncc_peak"
+
+CHECK_INDICES = "check_indices"  # the kind of layers that look at indices before others use them
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 
@@ -48,6 +51,15 @@ class Team(enum.IntEnum):
     OMP_GET_THREAD_NUM = 1  # int omp_get_thread_num(void)
     SCHED_YIELD = 2  # int sched_yield(void)
     TENSORS = 3  # the first of inputs, outputs and arena
+
+
+class IndexRecord(enum.IntEnum):
+    """int64 values at the start of the arena of a network that checks indices: the number of the check that found the
+    first index outside, 0 where there is none; that index; the extent of its axis."""
+
+    CHECK = 0
+    INDEX = 1
+    EXTENT = 2
 
 
 def exports(*, peaks: bool) -> tuple[str, ...]:

@@ -1,22 +1,19 @@
 """Run an artifact in this process: numpy in, numpy out. Needs numpy and the standard library alone."""
 
-import _ctypes
 import ctypes
 import functools
-import itertools
+import math
 import os
-import threading
 import time
-import weakref
 from collections.abc import Callable, Mapping
-from typing import cast
 
 import numpy as np
 
-from bnncc.runtime import abi, cpu, openmp, timing
+from bnncc.runtime import abi, cpu, library, openmp, timing
 from bnncc.runtime.array import Array
 from bnncc.runtime.artifact import Artifact, Manifest, Tensor
 from bnncc.runtime.errors import ArtifactError, InputError, OptionError
+from bnncc.runtime.exclusion import Exclusion
 
 _KINDS = {kind.label: kind for kind in abi.PeakKind}
 
@@ -55,13 +52,14 @@ class Model:
         check_cpu(artifact.manifest, where)
         self.manifest = artifact.manifest
         tensors = len(self.manifest.inputs) + len(self.manifest.outputs)
-        self._library, self._functions = _open(artifact.library, tensors, where)
-        self._lock = threading.Lock()
-        _models.add(self)
+        self._functions = _functions(library.load(artifact.library, where), tensors, where)
+        self._turn = Exclusion()
         memory = np.zeros(artifact.manifest.arena_bytes + abi.ALIGNMENT, np.uint8)
         start = -memory.ctypes.data % abi.ALIGNMENT
         self._arena = memory[start : start + artifact.manifest.arena_bytes]
         self._arena_pointer = memory.ctypes.data + start
+        self._checks = {layer.kernel: layer.name for layer in self.manifest.layers if layer.kind == abi.CHECK_INDICES}
+        self._record = self._arena[: 8 * len(abi.IndexRecord)].view(np.int64) if self._checks else self._arena
         self._inputs = [(tensor, tensor.shape, np.dtype(tensor.dtype)) for tensor in self.manifest.inputs]
         self._outputs = [(tensor.shape, np.dtype(tensor.dtype)) for tensor in self.manifest.outputs]
 
@@ -72,7 +70,8 @@ class Model:
         other. Returns a new array, or a dict of them by name where the network has several outputs.
 
         Raises:
-            InputError: a wrong name, number, shape or dtype.
+            InputError: a wrong name, number, shape or dtype; an index outside its axis, where the network reads by
+                indices that it is given or computes.
         """
         outputs = self._compute(inputs)
         return outputs[0] if len(outputs) == 1 else self._named(outputs)
@@ -82,18 +81,29 @@ class Model:
         return self._named(self._compute(inputs))
 
     def _compute(self, inputs: tuple[Array | Mapping[str, Array], ...]) -> list[Array]:
-        arrays = self._checked(self._in_order(inputs))
+        arrays = self._checked(inputs)
         outputs = [np.empty(shape, dtype) for shape, dtype in self._outputs]
         pointers = abi.arguments(
             [array.ctypes.data for array in arrays], [array.ctypes.data for array in outputs], self._arena_pointer
         )
-        with self._lock:
+        with self._turn.here():
             if self._team is None:
                 status = self._functions.run(*pointers)
             else:
                 status = self._functions.run_threads(self._team.count(), self._team.table(*pointers))
-        _check_status(status)
+            self._check_status(status)  # before another run takes the arena
         return outputs
+
+    def _check_status(self, status: int) -> None:
+        """Raises InputError where a run found an index outside its axis."""
+        _check_status(status)
+        if self._checks and (number := self._record[abi.IndexRecord.CHECK]):
+            index, extent = self._record[abi.IndexRecord.INDEX], self._record[abi.IndexRecord.EXTENT]
+            tensor = self._checks[f"{abi.CHECK_INDICES}_{number}"]
+            raise InputError(
+                f"tensor {tensor!r}: found index {index}, allowed along an axis of {extent} are "
+                f"{-extent} to {extent - 1}"
+            )
 
     def _named(self, outputs: list[Array]) -> dict[str, Array]:
         return {tensor.name: output for tensor, output in zip(self.manifest.outputs, outputs, strict=True)}
@@ -117,11 +127,13 @@ class Model:
     def bind(self, *inputs: Array | Mapping[str, Array]) -> "Binding":
         """The network bound to these inputs and to outputs of its own, for calling many times without overhead.
 
-        Every run reads the arrays anew: fill them with the next frame and run again. One that is not C-contiguous, such
-        as a transposed view of a frame, is copied at every run.
+        Each run reads what the arrays hold then. One that is not C-contiguous and aligned, as a view of a frame with
+        its channels last, is copied before each run.
         """
-        given = self._in_order(inputs)
-        return Binding(self, given, self._checked(given))
+        arrays = self._given(inputs)
+        contiguous = self._contiguous(arrays)
+        copies = [(to, array) for to, array in zip(contiguous, arrays, strict=True) if to is not array]
+        return Binding(self, contiguous, copies)
 
     def time_peak(self, kind: str, iterations: int) -> tuple[int, int]:
         """Keep the CPU's arithmetic busy with nothing else: what this machine can do at best, in the library's own
@@ -147,12 +159,21 @@ class Model:
         _check_status(status)
         return done.value, taken
 
-    def _in_order(self, inputs: tuple[Array | Mapping[str, Array], ...]) -> tuple[Array, ...]:
-        if len(inputs) == 1 and isinstance(inputs[0], Mapping):
-            return self._by_name(inputs[0])
-        return cast("tuple[Array, ...]", inputs)
+    def _checked(self, inputs: tuple[Array | Mapping[str, Array], ...]) -> list[Array]:
+        return self._contiguous(self._given(inputs))
 
-    def _checked(self, inputs: tuple[Array, ...]) -> list[Array]:
+    def _contiguous(self, arrays: list[Array]) -> list[Array]:
+        """The arrays as the library reads them: themselves, or copies."""
+        # ascontiguousarray turns () into (1,); require() does not, and also takes care of odd addresses.
+        return [
+            array if array.flags.c_contiguous and array.flags.aligned else np.require(array, None, ("C", "A"))
+            for array in arrays
+        ]
+
+    def _given(self, inputs: tuple[Array | Mapping[str, Array], ...]) -> list[Array]:
+        """The inputs in order, if they are what the manifest says."""
+        if len(inputs) == 1 and isinstance(inputs[0], Mapping):
+            inputs = self._by_name(inputs[0])
         if len(inputs) != len(self._inputs):
             names = ", ".join(repr(tensor.name) for tensor, _, _ in self._inputs)
             raise InputError(f"found {len(inputs)} inputs, allowed are {len(self._inputs)}: {names}")
@@ -160,10 +181,7 @@ class Model:
         for array, (tensor, shape, dtype) in zip(inputs, self._inputs, strict=True):
             if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
                 raise _wrong_input(array, tensor)
-            # ascontiguousarray turns () into (1,); require() does not, and also takes care of odd addresses.
-            arrays.append(
-                array if array.flags.c_contiguous and array.flags.aligned else np.require(array, dtype, ("C", "A"))
-            )
+            arrays.append(array)
         return arrays
 
     def _by_name(self, named: Mapping[str, Array]) -> tuple[Array, ...]:
@@ -182,10 +200,11 @@ class Binding:
     Not for several threads at once: it shares the model's arena and takes no lock.
     """
 
-    def __init__(self, model: Model, given: tuple[Array, ...], inputs: list[Array]) -> None:
+    def __init__(self, model: Model, inputs: list[Array], copies: list[tuple[Array, Array]]) -> None:
+        """inputs: contiguous. copies: those of them to fill before each run, and from what; use `Model.bind`."""
         self._model = model  # keeps the library and the arena alive
         self._inputs = inputs
-        self._copies = [(copy, array) for copy, array in zip(inputs, given, strict=True) if copy is not array]
+        self._copies = copies
         self.outputs = {tensor.name: np.empty(tensor.shape, tensor.dtype) for tensor in model.manifest.outputs}
         pointers = abi.arguments(
             [array.ctypes.data for array in inputs],
@@ -195,14 +214,21 @@ class Binding:
         self._pointers = [ctypes.c_void_p(pointer) for pointer in pointers]
         self._call: Callable[[], int] = functools.partial(model._functions.run, *self._pointers)
         if (team := model._team) is not None:
-            table, run_threads = team.table(*pointers), model._functions.run_threads
-            self._call = lambda: run_threads(team.count(), table)
+            table, run = team.table(*pointers), model._functions.run_threads
+            self._call = lambda: run(team.count(), table)
 
     def run(self) -> None:
-        """Run the whole network on what the inputs hold now."""
-        for copy, array in self._copies:
-            np.copyto(copy, array)
-        _check_status(self._call())
+        """Run the whole network.
+
+        Raises:
+            InputError: an index outside its axis.
+        """
+        self._read()
+        self._model._check_status(self._call())
+
+    def _read(self) -> None:
+        for to, array in self._copies:
+            np.copyto(to, array)
 
     def step(self, index: int) -> None:
         """Run layer `index` alone, on whatever the arena holds; `run` once before.
@@ -212,11 +238,14 @@ class Binding:
         """
         if not 0 <= index < len(self._model.manifest.layers):
             raise OptionError(f"step {index}: allowed are 0 to {len(self._model.manifest.layers) - 1}")
+        self._read()
         _check_status(self._model._functions.step(index, *self._pointers))
 
     def stepper(self, index: int) -> Callable[[], int]:
-        """`step(index)` as a function without arguments and checks, for timing; past the last layer it runs nothing."""
-        return functools.partial(self._model._functions.step, ctypes.c_int32(index), *self._pointers)
+        """`step(index)` as a function without arguments and checks, for timing, on what the inputs held at the last
+        run; past the last layer it runs nothing."""
+        call, number = self._model._functions.step, ctypes.c_int32(index)
+        return lambda: call(number, *self._pointers)  # which keeps the arrays and the arena alive
 
     def time_runs(self, seconds: float) -> list[int]:
         """Nanoseconds of each run until `seconds` are over, after one that is not counted; at least one."""
@@ -242,55 +271,33 @@ def check_cpu(manifest: Manifest, where: str) -> None:
         )
 
 
-def _open(library: bytes, tensors: int, where: str) -> tuple[ctypes.CDLL, abi.Functions]:
-    """Load a shared library from memory: no file that others could change, nothing left behind."""
-    with os.fdopen(os.memfd_create("bnncc", os.MFD_CLOEXEC), "wb") as file:
-        file.write(library)
-        file.flush()
-        try:
-            loaded = ctypes.CDLL(_path(file.fileno(), next(_loads)))
-            # Not at exit: a daemon thread may be inside it until the very end.
-            weakref.finalize(loaded, _ctypes.dlclose, loaded._handle).atexit = False
-            functions = abi.declare(loaded, tensors)
-        except (OSError, AttributeError) as error:
-            message = " ".join(str(error).split()).encode("ascii", "backslashreplace").decode()[:160]
-            raise ArtifactError(
-                f"{where}: the library cannot be loaded ({message}); compile the model again"
-            ) from error
-    return loaded, functions
-
-
-def _path(descriptor: int, number: int) -> str:
-    """A path of an open file that no other load of this process has had. dlopen knows a library by its path, and
-    descriptors' numbers are used again: under the plain path a second model would be the first one's library. "//"
-    and "/./" lead where "/" leads, and write the bits of `number`."""
-    bits = ("/./" if number >> bit & 1 else "//" for bit in range(max(1, number.bit_length())))
-    return f"/proc/self{''.join(bits)}fd/{descriptor}"
-
-
-_loads = itertools.count()
-_models: weakref.WeakSet[Model] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    """The thread that held a model's lock is not in a forked process, and would never let go of it."""
-    for model in _models:
-        model._lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+def _functions(loaded: ctypes.CDLL, tensors: int, where: str) -> abi.Functions:
+    try:
+        return abi.declare(loaded, tensors)
+    except AttributeError as error:
+        raise ArtifactError(f"{where}: the library cannot be loaded ({error}); compile the model again") from error
 
 
 def _wrong_input(array: object, tensor: Tensor) -> InputError:
     allowed = f"allowed is {tensor.dtype} {list(tensor.shape)}"
     if not isinstance(array, np.ndarray):
         return InputError(f"input {tensor.name!r}: found {type(array).__name__}, {allowed} as a numpy array")
-    hint = "reshape it, or compile with another --shape"
-    if array.shape == tensor.shape:
-        hint = "convert it with .astype"
-    elif array.ndim == 4 and tuple(array.shape[axis] for axis in (0, 3, 1, 2)) == tensor.shape:
-        hint = "channels come before rows and columns: .transpose(0, 3, 1, 2)"
+    hint = "convert it with .astype" if array.shape == tensor.shape else _reshaping(array.shape, tensor.shape)
     return InputError(f"input {tensor.name!r}: found {array.dtype} {list(array.shape)}, {allowed}; {hint}")
+
+
+def _reshaping(found: tuple[int, ...], allowed: tuple[int, ...]) -> str:
+    """What to do with an array of another shape. One whose channels are elsewhere must not be reshaped: that would
+    scramble the picture."""
+    rank = len(found)
+    if rank == len(allowed):
+        to_first, to_last = (0, rank - 1, *range(1, rank - 1)), (0, *range(2, rank), 1)
+        for axes in (to_first, to_last) if rank > 2 else ():
+            if tuple(found[axis] for axis in axes) == allowed:
+                return f"use .transpose{axes}"
+    if math.prod(found) == math.prod(allowed) and [n for n in found if n > 1] == [n for n in allowed if n > 1]:
+        return "reshape it"
+    return "give one of this shape, or compile with another --shape"
 
 
 def _check_status(status: int) -> None:

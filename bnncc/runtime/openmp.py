@@ -9,6 +9,7 @@ import functools
 import os
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 from bnncc.runtime import abi
 from bnncc.runtime.errors import OptionError
@@ -21,17 +22,17 @@ class ThreadsWarning(UserWarning):
     """Several threads were asked for and one runs."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Team:
-    """The functions that run a library on several threads, by address, how many threads, and of which process."""
+    """The functions that run a library on several threads, by address, how many threads, and in which process."""
 
     functions: tuple[int, ...]
     threads: int
     process: int
 
     def count(self) -> int:
-        """How many threads run now: 1 in a process that was forked, where libgomp would wait for threads that are not
-        there. Asked at every call, because a fork in C (uWSGI's) tells nobody in Python."""
+        """How many threads this process has for it: one after a fork, in which libgomp's threads are not, although it
+        waits for them. C forks too and calls no hook of Python, so the process is looked at."""
         return self.threads if os.getpid() == self.process else 1
 
     def table(self, *pointers: int) -> ctypes.Array[ctypes.c_void_p]:
@@ -50,10 +51,9 @@ def team(threads: int) -> Team | None:
     if threads == 1:
         return None
     functions, process = _functions()
-    forked = process != os.getpid()
-    if forked or not functions:
+    if process != os.getpid() or not functions:
         why = f"{_LIBRARY} is not on this machine; install it (Debian, Ubuntu, Raspberry Pi OS: apt install libgomp1)"
-        if forked:
+        if functions:
             why = f"this process was forked after {_LIBRARY} was loaded; load it in a process of its own (spawn)"
         warnings.warn(f"{threads} threads were asked for and one runs: {why}", ThreadsWarning, stacklevel=5)
         return None
@@ -62,8 +62,9 @@ def team(threads: int) -> Team | None:
 
 @functools.cache
 def _functions() -> tuple[tuple[int, ...], int]:
-    """Addresses of what `bnncc_run_threads` wants, nothing where libgomp is missing; the process that looked."""
-    process = os.getpid()
+    """Addresses of what `bnncc_run_threads` wants, nothing where libgomp is missing; and the process that libgomp's
+    threads can be used in, 0 for one that is not there any more."""
+    process = 0 if _is_loaded() and _was_forked() else os.getpid()
     try:
         library = ctypes.CDLL(_LIBRARY)
         found = {
@@ -74,3 +75,21 @@ def _functions() -> tuple[tuple[int, ...], int]:
     except (OSError, AttributeError):
         return (), process
     return tuple(ctypes.cast(function, ctypes.c_void_p).value or 0 for _, function in sorted(found.items())), process
+
+
+def _is_loaded() -> bool:
+    """Whether something else has loaded libgomp, and may have used it."""
+    try:
+        ctypes.CDLL(_LIBRARY, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+    except OSError:
+        return False
+    return True
+
+
+def _was_forked() -> bool:
+    """Whether this process runs the program that its parent ran (the kernel's PF_FORKNOEXEC)."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return bool(int(fields[6]) & 0x40)

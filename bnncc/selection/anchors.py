@@ -188,7 +188,7 @@ def pack(call: relax.Call, network: Network) -> Anchor:
     scalar, limits = (float(limit.reshape(())), ()) if limit.size == 1 else (None, (limit,))
     result = Bits(0, bit_layout(packing, output.channels))
     data = network.value(packing.values)
-    return Anchor(Pack(output, "float32", scalar), (data,), limits, dtype="uint8", result=result)
+    return Anchor(Pack(output, "float32", scalar, packing.strict), (data,), limits, dtype="uint8", result=result)
 
 
 def threshold(call: relax.Call, network: Network) -> Anchor:

@@ -31,7 +31,8 @@ class Value:
 
 @dataclass(frozen=True)
 class Legalised:
-    """A function that TVM made of an operator without a kernel of ours. It has blocks that TVM's own passes lower."""
+    """A function without schedules: one that TVM made of an operator without a kernel of ours, whose blocks its own
+    passes lower, or a check of indices."""
 
     function: tirx.PrimFunc
 
@@ -42,7 +43,7 @@ class Call:
     the call for its duration, as arguments from position `workspace_at` on.
 
     filler: a kernel that fills the workspace from the first argument, for each of the `batch` images before the call
-    computes that image.
+    computes that image. reports: whether the record of the run is the last argument.
     """
 
     kernel: str
@@ -53,6 +54,7 @@ class Call:
     workspace_at: int = 0
     filler: str = ""
     batch: int = 1
+    reports: bool = False
 
 
 @dataclass

@@ -10,12 +10,15 @@ import numpy as np
 import tvm
 from tvm import relax, tirx
 
+from bnncc.kernels import check_indices
 from bnncc.kernels.copy import Copy
 from bnncc.kernels.kernel import Array, Kernel
 from bnncc.kernels.schedule import Schedule, ScheduleError
 from bnncc.kernels.transpose import Transpose
 from bnncc.ops import spans, standard
+from bnncc.ops.check_indices import CheckIndices
 from bnncc.ops.expressions import array, extents, operator
+from bnncc.runtime import abi
 from bnncc.runtime.artifact import Layer
 from bnncc.runtime.errors import OptionError
 from bnncc.selection import anchors
@@ -110,6 +113,8 @@ class _Selection:
             self._fused(var, value)
         elif (tir := standard.CallTir.match(value)) is not None:
             self._call_tir(var, tir)
+        elif (check := CheckIndices.match(value)) is not None:
+            self._check_indices(var, check)
         elif (reshape := standard.Reshape.match(value)) is not None:
             self._alias(var, self._source(reshape.x))
         else:
@@ -258,6 +263,19 @@ class _Selection:
         layer = self._layer(spans.name_of(tir.call) or global_var.name_hint, kind, symbol, inputs, outputs)
         # TVM's functions take their temporaries last, after the outputs.
         self.program.calls.append(Call(symbol, inputs, tuple(outputs), layer, spaces, len(inputs) + len(outputs)))
+
+    def _check_indices(self, var: relax.Var, check: CheckIndices) -> None:
+        """Checks are numbered as they are called."""
+        source = self._source(check.x)
+        assert isinstance(source, str)
+        value, outputs = self.program.values[source], self._values(var)
+        number = 1 + sum(call.reports for call in self.program.calls)
+        symbol = f"{abi.CHECK_INDICES}_{number}"
+        count = int(np.prod(value.shape, dtype=np.int64))
+        self.program.kernels[symbol] = Legalised(check_indices.build(count, value.dtype, check.extents, number))
+        name = spans.name_of(check.call) or symbol
+        layer = self._layer(name, abi.CHECK_INDICES, symbol, (source,), outputs, why_not=MOVES_DATA)
+        self.program.calls.append(Call(symbol, (source,), tuple(outputs), layer, reports=True))
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The extents of a value."""

@@ -89,7 +89,7 @@ class Collector:
                 return ep.Step("at_least", (value, low))
             return ep.Step("threshold", (value, low, self._operand(packing.hi)))
         assert isinstance(packing, Pack)
-        return ep.Step("pack", (value, self._operand(packing.threshold)))
+        return ep.Step("above" if packing.strict else "pack", (value, self._operand(packing.threshold)))
 
     def _pad(self, var: relax.Var, padding: PadBits) -> None:
         source = self.values[padding.bits]

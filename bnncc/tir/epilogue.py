@@ -12,7 +12,7 @@ from typing import Literal
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from bnncc.ops.elementwise import OPERATIONS, emit_at_least
+from bnncc.ops.elementwise import OPERATIONS
 from bnncc.tir.registers import Buffer, Expr, bits_of, load, ramp, splat, store
 
 
@@ -112,16 +112,17 @@ class Pixel:
 
 # What gives bits: compared in the type of the accumulator, a boolean for each lane until it is packed.
 _COMPARISONS: dict[str, Callable[..., Expr]] = {
-    "pack": emit_at_least,
-    "at_least": lambda a, least, lanes: a >= least,
-    "threshold": lambda a, lo, hi, lanes: T.bitwise_and(a >= lo, a <= hi),
+    "pack": lambda a, least: a >= least,
+    "above": lambda a, limit: a > limit,
+    "at_least": lambda a, least: a >= least,
+    "threshold": lambda a, lo, hi: T.bitwise_and(a >= lo, a <= hi),
 }
 
 
 def _compute(step: Step, args: list[Expr], lanes: int) -> Expr:
     """The value of one step."""
     if step.op in _COMPARISONS:
-        return _COMPARISONS[step.op](*args, lanes=lanes)
+        return _COMPARISONS[step.op](*args)
     operation = OPERATIONS[step.op]
     assert operation.emit is not None, f"no kernel computes {step.op}"
     return operation.emit(*args, lanes=lanes)

@@ -27,10 +27,12 @@ from bnncc.targets.target import Target
 
 @dataclass(frozen=True)
 class Machine:
-    """How to run its programs: the emulator ("" for none), zig's names without and with a C library, and options, a
-    system call in C of number, a, b and c, and the numbers of read, write and exit."""
+    """How to run its programs: the emulator ("" for none) and the oldest core that targets run on, zig's names without
+    and with a C library, and options, a system call in C of number, a, b and c, and the numbers of read, write and
+    exit."""
 
     qemu: str
+    core: str
     triple: str
     with_libc: str
     options: tuple[str, ...]
@@ -55,19 +57,28 @@ _X86_CALL = """
 
 MACHINES = {
     "aarch64": Machine(
-        "qemu-aarch64-static", "aarch64-linux-none", "aarch64-linux-musl", (), _arm_call("x8", "x"), 63, 64, 93
+        "qemu-aarch64-static",
+        "cortex-a53",
+        "aarch64-linux-none",
+        "aarch64-linux-musl",
+        (),
+        _arm_call("x8", "x"),
+        63,
+        64,
+        93,
     ),
     "armv7l": Machine(
         "qemu-arm-static",
+        "cortex-a9",
         "arm-linux-gnueabihf",
         "arm-linux-musleabihf",
-        ("-mcpu=cortex_a7",),
+        ("-mcpu=cortex_a9",),
         _arm_call("r7", "r"),
         3,
         4,
         1,
     ),
-    "x86_64": Machine("", "x86_64-linux-none", "x86_64-linux-musl", (), _X86_CALL, 0, 1, 60),
+    "x86_64": Machine("", "", "x86_64-linux-none", "x86_64-linux-musl", (), _X86_CALL, 0, 1, 60),
 }
 
 
@@ -129,6 +140,10 @@ _COUNT = "if ({run}({arguments})) call({exit}, 4, 0, 0);"
 
 # libgcc's names for what zig's own library calls as the ARM EABI does.
 _LIBGCC = """
+int __divsi3(int x, int y) { return x / y; }
+int __modsi3(int x, int y) { return x % y; }
+unsigned __udivsi3(unsigned x, unsigned y) { return x / y; }
+unsigned __umodsi3(unsigned x, unsigned y) { return x % y; }
 long long __fixsfdi(float x) { return (long long)x; }
 long long __fixdfdi(double x) { return (long long)x; }
 unsigned long long __fixunssfdi(float x) { return (unsigned long long)x; }
@@ -166,6 +181,8 @@ class Program:
             raise OptionError(f"target {target.name!r} cannot be run here: {reason}")
         options = options or Options()
         self.machine, self.path = MACHINES[target.machine], folder / "net"
+        core = "cortex-a76" if "asimddp" in target.features else self.machine.core
+        self.command = [self.machine.qemu, "-cpu", core, str(self.path)] if self.machine.qemu else [str(self.path)]
         imported, program, _ = compiler.lower(model, target, options)
         objects, arena = assemble(program, target, options)
         names = []
@@ -184,8 +201,7 @@ class Program:
     def run(self, *inputs: Array) -> list[Array]:
         """The outputs. Three threads that share the work must come to the same: RuntimeError if they do not."""
         data = b"".join(np.ascontiguousarray(array).tobytes() for array in inputs)
-        command = [*filter(None, [self.machine.qemu]), str(self.path)]
-        done = subprocess.run(command, input=data, check=True, capture_output=True)
+        done = subprocess.run(self.command, input=data, check=True, capture_output=True)
         outputs, at = [], 0
         for tensor in self.outputs:
             outputs.append(np.frombuffer(done.stdout[at : at + tensor.size], tensor.dtype).reshape(tensor.shape))

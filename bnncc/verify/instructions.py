@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from bnncc import compiler, targets
@@ -44,7 +45,7 @@ def count(model: compiler.Source, target: Target, options: Options | None = None
         program = emulate.Program(model, counted_target(target), Path(name), options, counted=True)
         if not program.machine.qemu:
             return _callgrind(program.path)
-        return _qemu(program.path, program.machine.qemu)
+        return _qemu(program.command)
 
 
 def _callgrind(program: Path) -> int:
@@ -56,12 +57,17 @@ def _callgrind(program: Path) -> int:
     return int(found[1])
 
 
-def _qemu(program: Path, qemu: str) -> int:
+def _qemu(command: Sequence[str]) -> int:
     """Sum over executed blocks of their instructions, from qemu's log."""
-    command = [qemu, "-d", "in_asm,exec,nochain", str(program)]
+    emulator, *arguments = command
     sizes: dict[str, int] = {}
     block, total = "", 0
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [emulator, "-d", "in_asm,exec,nochain", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("Trace "):
@@ -75,5 +81,5 @@ def _qemu(program: Path, qemu: str) -> int:
                     block, sizes[address] = address, 0
                 sizes[block] += 1
     if process.returncode:
-        raise RuntimeError(f"{command[0]}: exit code {process.returncode}")
+        raise RuntimeError(f"{emulator}: exit code {process.returncode}")
     return total

@@ -112,8 +112,8 @@ def test_elementwise(target: Target, data: st.DataObject, out: ep.Geometry, dtyp
 
 @each_target
 @SETTINGS
-@given(data=st.data(), out=geometries(), kind=st.sampled_from(["scalar", "channel", "int32"]))
-def test_pack(target: Target, data: st.DataObject, out: ep.Geometry, kind: str) -> None:
+@given(data=st.data(), out=geometries(), kind=st.sampled_from(["scalar", "channel", "int32"]), strict=st.booleans())
+def test_pack(target: Target, data: st.DataObject, out: ep.Geometry, kind: str, strict: bool) -> None:
     groups = data.draw(st.sampled_from([g for g in (1, 2, 3, 4) if out.channels % g == 0]))
     layout = data.draw(epilogues.layouts(out.channels))
     size = -(-out.channels // groups // 8) + data.draw(st.integers(0, 2))
@@ -124,12 +124,13 @@ def test_pack(target: Target, data: st.DataObject, out: ep.Geometry, kind: str) 
     limits = [
         random.integers(-9, 9, out.channels).astype(dtype) for _ in range(("scalar", "channel", "int32").index(kind))
     ]
-    bits = x >= (limits[0] if limits else np.float32(1.5))
+    limit = limits[0] if limits else np.float32(2)
+    bits = x > limit if strict and kind != "int32" else x >= limit
     if kind == "int32":
         bits &= x <= limits[1]
     expected = epilogues.pack(bits, layout)
     got = np.full(expected.shape, 0x55, np.uint8)
-    kernel = Pack(out, "int32" if kind == "int32" else "float32", 1.5 if kind == "scalar" else None)
+    kernel = Pack(out, "int32" if kind == "int32" else "float32", 2.0 if kind == "scalar" else None, strict)
     epilogue = ep.Epilogue(outputs=(ep.Output(0, "uint8", layout),))
     run(kernel.build(epilogue, target, Schedule()), target, x, *limits, got)
     np.testing.assert_array_equal(got, expected)

@@ -8,6 +8,7 @@ import pytest
 from bnncc.ops import (
     binarize,
     binary_conv2d,
+    check_indices,
     conv2d_int8,
     or_pool2d,
     pack,
@@ -30,11 +31,21 @@ def run(call: Any, *inputs: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize("word_bytes", [1, 8])
 @pytest.mark.parametrize(("channels", "groups"), [(10, 1), (24, 2)])
-def test_pack(channels: int, groups: int, word_bytes: int) -> None:
+@pytest.mark.parametrize("strict", [False, True])
+def test_pack(strict: bool, channels: int, groups: int, word_bytes: int) -> None:
     x = BITS.integers(-2, 3, (1, 3, 2, channels)).astype(np.float32)
     limit = BITS.integers(-1, 2, channels).astype(np.float32)
-    got = run(lambda v: pack.call(v, limit, groups, word_bytes), x)
-    assert (got == pack.meaning(x, limit, groups=groups, word_bytes=word_bytes)).all()
+    got = run(lambda v: pack.call(v, limit, groups, word_bytes, int(strict)), x)
+    assert (got == pack.meaning(x, limit, groups=groups, word_bytes=word_bytes, strict=strict)).all()
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+@pytest.mark.parametrize(("shape", "extents"), [((1,), (4,)), ((2, 3), (4,)), ((5, 3), (4, 2, 9))])
+def test_check_indices(shape: tuple[int, ...], extents: tuple[int, ...], dtype: str) -> None:
+    x = np.asarray(BITS.integers(-12, 12, shape)).astype(dtype)
+    got = run(lambda v: check_indices.call(v, extents), x)
+    assert got.dtype == dtype
+    assert (got == check_indices.meaning(x, extents=extents)).all()
 
 
 @pytest.mark.parametrize("word_bytes", [1, 8])

@@ -3,10 +3,10 @@
 import dataclasses
 import gc
 import hashlib
-import os
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,8 @@ from bnncc.runtime.errors import ArtifactError, InputError, OptionError
 from bnncc.runtime.model import Model, check_cpu
 from bnncc.runtime.network import BoundNetwork, Network
 from tests import toys
+from tests.onnxmodels import model as model_of
+from tests.onnxmodels import node
 
 ROOT = Path(__file__).parents[2]
 LEFT = np.array([[1, -2, 3], [-4, np.nan, 6]], np.float32)
@@ -73,7 +75,9 @@ def test_any_memory_layout(model: Model) -> None:
         ((LEFT, [1, 2]), "input 'right': found list, allowed is float32 [2, 3] as a numpy array"),
         ((LEFT, RIGHT.astype(np.float64)), "found float64 [2, 3], allowed is float32 [2, 3]; convert"),
         ((LEFT, RIGHT.astype(">f4")), "allowed is float32"),
-        ((LEFT[:1], RIGHT), "input 'left': found float32 [1, 3], allowed is float32 [2, 3]; reshape"),
+        ((LEFT[:1], RIGHT), "input 'left': found float32 [1, 3], allowed is float32 [2, 3]; give one of this shape"),
+        ((LEFT.reshape(1, 2, 3), RIGHT), "found float32 [1, 2, 3], allowed is float32 [2, 3]; reshape it"),
+        ((LEFT.T, RIGHT), "found float32 [3, 2], allowed is float32 [2, 3]; give one of this shape"),
         (({"left": LEFT},), "found inputs 'left', allowed are exactly 'left', 'right'"),
         (({"left": LEFT, "right": RIGHT, "more": LEFT},), "allowed are exactly"),
         (({},), "found inputs none"),
@@ -100,6 +104,52 @@ def test_binding_runs_on_its_own_arrays(model: Model) -> None:
     assert (binding.outputs["sum"] == 7).all()
     with pytest.raises(OptionError, match="step 99: allowed are 0 to"):
         binding.step(99)
+
+
+def test_a_stepper_keeps_its_arrays(artifact: Artifact) -> None:
+    """It writes where its binding's outputs lie: they must be there for as long as it is."""
+    binding = bnncc.load(artifact).bind(LEFT, RIGHT)
+    output, arena = weakref.ref(binding.outputs["sum"]), weakref.ref(binding._model)
+    stepper = binding.stepper(0)
+    del binding
+    gc.collect()
+    assert output() is not None
+    assert arena() is not None
+    assert stepper() == 0
+    del stepper
+    gc.collect()
+    assert output() is None
+
+
+def test_bound_views_are_read_at_each_run(model: Model) -> None:
+    frame = np.zeros((3, 2), np.float32)
+    unaligned = np.frombuffer(bytearray(25), np.uint8)[1:].view(np.float32).reshape(2, 3)
+    binding = model.bind(frame.T, unaligned)
+    for number in (1, 2):
+        frame[:], unaligned[:] = LEFT.T * number, RIGHT * number
+        binding.run()
+        np.testing.assert_array_equal(binding.outputs["sum"], (LEFT + RIGHT) * number)
+    frame[:] = 0
+    for index in range(len(model.manifest.layers)):
+        binding.step(index)
+    np.testing.assert_array_equal(binding.outputs["sum"], RIGHT * 2)
+
+
+@pytest.mark.parametrize(
+    ("found", "hint"),
+    [
+        ((1, 5, 4, 3), "use .transpose(0, 3, 1, 2)"),
+        ((3, 5, 4), "reshape it"),
+        ((5, 4, 3), "give one of this shape"),
+        ((1, 3, 4, 5), "give one of this shape"),
+    ],
+)
+def test_images_of_another_layout(found: tuple[int, ...], hint: str) -> None:
+    """Reshaping a picture whose channels are last would scramble it."""
+    relu = bnncc.load(bnncc.compile(model_of([node("Relu", ["x"], "y")], {}, (1, 3, 5, 4)).SerializeToString()))
+    with pytest.raises(InputError) as caught:
+        relu(np.zeros(found, np.float32))
+    assert hint in str(caught.value)
 
 
 def test_this_process_is_a_network_like_any_other(model: Model) -> None:
@@ -148,8 +198,7 @@ def test_peaks_come_only_when_asked_for(artifact: Artifact) -> None:
 
 
 def loaded_libraries() -> int:
-    paths = [Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd")]
-    return sum("memfd:bnncc" in os.readlink(path) for path in paths if path.is_symlink())
+    return len({line.split()[4] for line in Path("/proc/self/maps").read_text().splitlines() if "memfd:bnncc" in line})
 
 
 def test_two_libraries_at_once_and_after_one_is_gone(artifact: Artifact) -> None:
@@ -255,6 +304,8 @@ def test_what_runs_where() -> None:
     old_board = cpu.Host("armv7l", frozenset({"neon", "vfpv4"}))
     assert {target.name for target in targets.runnable(board)} == {"arm", "rpi4", "rpi3", "rpi-zero2w"}
     assert {target.name for target in targets.runnable(old_board)} == {"armv7"}
+    cortex_a9 = cpu.Host("armv7l", frozenset({"half", "thumb", "vfp", "neon", "vfpv3"}))
+    assert {target.name for target in targets.runnable(cortex_a9)} == {"armv7"}
     assert targets.runnable(cpu.Host("riscv64", frozenset())) == ()
     assert targets.runnable(dataclasses.replace(board, system="darwin")) == ()
     assert (
@@ -269,6 +320,6 @@ def test_what_runs_where() -> None:
 def test_cpu_features_of_x86_and_arm() -> None:
     x86 = "processor\t: 0\nflags\t\t: fpu sse2 popcnt\n\nprocessor\t: 1\nflags\t\t: fpu sse2\n"
     assert cpu.parse_features(x86) == {"fpu", "sse2"}
-    assert cpu.parse_features("Features\t: fp asimd crc32\n") == {"fp", "asimd", "crc32", "neon"}
+    assert cpu.parse_features("Features\t: fp asimd crc32\n") >= {"fp", "asimd", "crc32", "neon", "vfpv4", "idiva"}
     assert cpu.parse_features("Features\t: half thumb neon vfpv4\n") == {"half", "thumb", "neon", "vfpv4"}
     assert cpu.parse_features("nothing of the kind") == frozenset()

@@ -57,6 +57,8 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("", "Concat"): moving.concat,
     ("", "Slice"): moving.cut,
     ("", "Gather"): moving.gather,
+    ("", "GatherElements"): moving.gather_elements,
+    ("", "GatherND"): moving.gather_nd,
     ("", "OneHot"): moving.one_hot,
     ("", "Pad"): moving.pad,
     ("", "Resize"): resize.resize,

@@ -8,6 +8,7 @@ from tvm.ir import GenericConst
 
 from bnncc.frontend.node import Node
 from bnncc.frontend.onnx_file import check_extents
+from bnncc.ops import check_indices, spans
 from bnncc.runtime.errors import ModelError
 
 
@@ -105,22 +106,37 @@ def cut(node: Node) -> relax.Expr:
 
 
 def gather(node: Node) -> relax.Expr:
-    """Constant indices are checked here. Others may not be larger than the axis: they are held inside it."""
     axis = node.axis(0)
-    extent = node.shape(0)[axis]
-    return relax.op.take(node.x, _inside(node, node.inputs[1], extent), axis, mode="clip")
+    return relax.op.take(node.x, _inside(node, (node.shape(0)[axis],)), axis, mode="clip")
 
 
-def _inside(node: Node, indices: relax.Expr, extent: int) -> relax.Expr:
-    """Indices counted from the front."""
-    kind = str(indices.ty.dtype)
+def gather_elements(node: Node) -> relax.Expr:
+    axis = node.axis(0)
+    return relax.op.gather_elements(node.x, _inside(node, (node.shape(0)[axis],)), axis)
+
+
+def gather_nd(node: Node) -> relax.Expr:
+    batch = node.integer("batch_dims", 0)
+    shape, places = node.shape(0), node.shape(1)[-1]
+    if not 0 <= batch < min(len(shape), len(node.shape(1))) or batch + places > len(shape):
+        raise ModelError(f"batch_dims is {batch} for indices {node.shape(1)} of a tensor {shape}")
+    return relax.op.gather_nd(node.x, _inside(node, shape[batch : batch + places]), batch)
+
+
+def _inside(node: Node, extents: tuple[int, ...]) -> relax.Expr:
+    """The second input, indices along axes of these extents (one for all, or one for each place of its last axis),
+    counted from the front. Constant ones are checked here, others in each run."""
+    indices = node.inputs[1]
+    assert indices is not None
     if isinstance(indices, GenericConst):
         values = indices.value.numpy()
-        if values.size and (values.min() < -extent or values.max() >= extent):
-            wrong = values[(values < -extent) | (values >= extent)].reshape(-1)[0]
-            raise ModelError(f"index {wrong} is outside an axis of {extent}; allowed: {-extent} to {extent - 1}")
-        return relax.const(np.where(values < 0, values + extent, values).astype(kind), kind)
-    return _from_front(node, indices, extent)
+        limits = np.broadcast_to(np.array(extents), values.shape)
+        wrong = (values < -limits) | (values >= limits)
+        if wrong.any():
+            index, extent = values[wrong][0], limits[wrong][0]
+            raise ModelError(f"index {index} is outside an axis of {extent}; allowed: {-extent} to {extent - 1}")
+        return relax.const(check_indices.meaning(values, extents=extents), str(values.dtype))
+    return node.emit(check_indices.call(indices, extents, span=spans.named(node.names[1])))
 
 
 def _from_front(node: Node, indices: relax.Expr, extent: int) -> relax.Expr:

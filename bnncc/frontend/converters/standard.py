@@ -72,7 +72,7 @@ _CHECKED: dict[Check, str] = {
         "ReduceSumSquare ArgMax ArgMin MatMul Einsum Softmax LogSoftmax Hardmax "
         "GroupNormalization InstanceNormalization LRN MeanVarianceNormalization GlobalLpPool "
         # moving
-        "Split Tile DepthToSpace SpaceToDepth Trilu EyeLike GatherElements GatherND GridSample "
+        "Split Tile DepthToSpace SpaceToDepth Trilu EyeLike GridSample "
         "QuantizeLinear DequantizeLinear"
     ),
     _one_output: "LayerNormalization",
