@@ -191,6 +191,8 @@ def _fail(found: Verification, checked: list[Gate], written: Path | None) -> Non
             f"{found.model}: {found.failure.stage} changes layer {first.check.layer!r}: {first.differ} of "
             f"{first.total} {first.kind} differ, allowed is what rounding explains; replay it: bnncc verify {written}"
         )
+    if unexplained := [each for each in found.traces if not each.explained]:
+        raise GateError(f"{found.model}: every layer is right, but {unexplained[0]}; report it with the model")
     failed = [str(gate) for gate in checked if not gate.passed]
     if failed:
         raise GateError("; ".join(failed))
