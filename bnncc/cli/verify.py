@@ -41,8 +41,8 @@ SECONDS_BETWEEN = 0.1
 @click.option("--max-instructions", metavar="N|+P%", help="Gate: executed instructions of one run, as for bytes.")
 @click.option("--max-latency-ratio", type=click.FloatRange(0), help="Gate: time over that of --baseline-artifact.")
 @click.option("--baseline-artifact", metavar="OLD.bnn", help="What --max-latency-ratio compares with, in turns.")
-@click.option("--baseline", metavar="FILE", help="Figures to compare with.  [default: MODEL.TARGET.baseline.json]")
-@click.option("--update-baseline", is_flag=True, help="Write the figures there, if all else is well.")
+@click.option("--baseline", metavar="FILE", help="Figures to compare with.  [default: baseline.json beside the model]")
+@click.option("--update-baseline", is_flag=True, help="Write this model's figures there, if nothing fails.")
 @click.option("--case", metavar="DIR", help="Where the smallest failing case goes.  [default: MODEL.case]")
 @click.option("--junit", metavar="FILE", help="Write stages and gates as JUnit XML.")
 @click.option("--markdown", metavar="FILE", help="Write a comment for a pull request.")
@@ -107,8 +107,8 @@ def command(
     options = Options(shapes=shapes)
     first = onnx_file.input_names(onnx_file.read(Path(model), shapes)[0])[0]
     arrays = samples.read(Path(data), samples.Recipe(resize, crop, means, deviations, layout), first)
-    figures_path = Path(baseline or Path(model).with_suffix(f".{chosen.name}.baseline.json"))
-    before = gates.read_baseline(figures_path)
+    stored = gates.Baseline(Path(baseline or Path(model).with_name("baseline.json")))
+    before = stored.figures(Path(model).stem, chosen.name)
     limits = {
         name: gates.limit(f"--max-{name}", text, before, name)
         for name, text in (("bytes", max_bytes), ("instructions", max_instructions))
@@ -158,7 +158,7 @@ def command(
     output.show(result, json_file, show)
     _fail(found, checked, written)
     if update_baseline:
-        gates.write_baseline(figures_path, chosen.name, figures)
+        stored.update(Path(model).stem, chosen.name, figures)
 
 
 def _gates(
