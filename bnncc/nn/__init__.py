@@ -5,6 +5,7 @@ from bnncc.nn.conv import BinaryConv1d, BinaryConv2d
 from bnncc.nn.layer import BinaryLayer
 from bnncc.nn.linear import BinaryLinear
 from bnncc.nn.quantizers import Bits, Sign
+from bnncc.nn.summary import LayerSummary, Summary, summary
 from bnncc.nn.trained_binarization import (
     TrainedBinaryConv1d,
     TrainedBinaryConv2d,
@@ -19,11 +20,14 @@ __all__ = [
     "BinaryLayer",
     "BinaryLinear",
     "Bits",
+    "LayerSummary",
     "Sign",
+    "Summary",
     "TrainedBinaryConv1d",
     "TrainedBinaryConv2d",
     "TrainedBinaryLinear",
     "estimators",
     "scale_penalty",
     "scaling_factors",
+    "summary",
 ]
