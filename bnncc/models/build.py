@@ -4,24 +4,36 @@ build("resnet20", "xnor"), build("resnet20", "trained-binarization"), build("res
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal, get_args
 
 import torch
 
-from bnncc.models.methods import Backbone, Downsample, Recipe, float_conv, scaled_conv, trained_conv
+from bnncc.models.group_net import group_resnet, group_vgg
+from bnncc.models.methods import (
+    Backbone,
+    Downsample,
+    Recipe,
+    float_conv,
+    layerwise_conv,
+    scaled_conv,
+    trained_conv,
+)
 from bnncc.models.network import Network, cifar_stem, imagenet_stem
 from bnncc.models.reactnet import react_conv, shifted_prelu
 from bnncc.models.resnet import resnet
 from bnncc.models.vgg import POOLS, vgg
 from bnncc.nn.estimators import clipped, polynomial
+from bnncc.nn.group_net import FusionKind, Gates
 from bnncc.nn.layer import Activation
 from bnncc.nn.summary import Summary, summary
 from bnncc.nn.trained_binarization import Granularity
 from bnncc.runtime.errors import OptionError
 
 Architecture = Literal["resnet18", "resnet20", "vgg-small"]
-Method = Literal["float", "xnor", "bireal", "reactnet", "trained-binarization"]
+Method = Literal["float", "xnor", "bireal", "reactnet", "trained-binarization", "group-net"]
+Decomposition = Literal["group", "layer"]
 EqualTo = Literal["macs", "bits"] | None
 
 ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
@@ -43,9 +55,14 @@ def build(
     equal_to: EqualTo = None,
     reference: Method = "xnor",
     backbone: Backbone | None = None,
-    downsample: Downsample = "float",
+    downsample: Downsample | None = None,
     activation: Activation = "bits",
     granularity: Granularity = "channel",
+    bases: int = 5,
+    decomposition: Decomposition = "group",
+    blocks: int | None = 1,
+    gates: Gates = "group",
+    fusion: FusionKind = "equal",
 ) -> Network:
     """An untrained network, float [N, *image] -> float [N, classes]. Weights come from torch's random state.
 
@@ -65,48 +82,101 @@ def build(
     backbone     None: the method's own. "xnor": BatchNorm before the convolution, a shortcut around two; "bireal":
                  BatchNorm behind it, a shortcut around each. For ResNets. Trained Binarization's ResNet is known to
                  order BatchNorm -> step -> convolution; where its shortcuts are is not, so it shares XNOR-Net's
-    downsample   1x1 convolution of a shortcut that changes shape, of ResNets: "float" behind an average pool (Bi-Real;
-                 default, since the others' papers leave it open), or "binary"
-    activation, granularity   of "trained-binarization"; see there
+    downsample   1x1 convolution of a shortcut that changes shape, of ResNets: "float" behind an average pool, or
+                 "binary". None: binary for group-net (released code), else float, as Bi-Real's is and the published
+                 sizes of XNOR-Net's ResNets say; Trained Binarization's is not known
+
+    of "trained-binarization":
+    activation, granularity   see there
+
+    of "group-net":
+    bases          K; 5 in nearly all of the paper's experiments
+    decomposition  "group" (default), or "layer": bases summed at every convolution, on the "bireal" backbone; less
+                   accurate in the paper
+    blocks         of two convolutions, in a group; 1 (default): the released code. None: the body is one group, which
+                   makes an ensemble with one stem and one classifier
+    gates, fusion  of groups; see {py:obj}`bnncc.nn.group_net`
 
     OptionError: a name, number or size that is not allowed.
     """
-    _check(model, method, classes, image, width, equal_to, reference, backbone, downsample)
-    made = partial(_build, model, classes, image)
-    recipes = {
-        name: _recipe(name, backbone, downsample, activation, granularity)
-        for name in dict.fromkeys((method, reference))
-    }
+    _check(model, method, classes, image, width, equal_to, reference, backbone, downsample, decomposition, blocks)
+    choices = _Choices(backbone, downsample, activation, granularity, bases, decomposition, blocks, gates, fusion)
+    made = partial(_build, model, classes, image, choices)
     if equal_to is not None:
-        goal = _amount(equal_to, lambda: made(recipes[reference], width), image)
-        width *= _factor(goal, lambda factor: _amount(equal_to, lambda: made(recipes[method], width * factor), image))
-    return made(recipes[method], width)
+        goal = _amount(equal_to, lambda: made(reference, width), image)
+        width *= _factor(goal, lambda factor: _amount(equal_to, lambda: made(method, width * factor), image))
+    return made(method, width)
 
 
-def _build(model: Architecture, classes: int, image: tuple[int, int, int], recipe: Recipe, width: float) -> Network:
-    widths = [max(1, round(channels * width)) for channels in _WIDTHS[model]]
-    if model == "vgg-small":
-        return vgg(image, widths, recipe, classes)
-    stem = (imagenet_stem if _large(model, image) else cifar_stem)(image[0], widths[0])
-    return resnet(stem, widths, _CONVOLUTIONS[model], recipe, classes)
+@dataclass(frozen=True)
+class _Choices:
+    """The arguments of `build` that some methods look at."""
+
+    backbone: Backbone | None
+    downsample: Downsample | None
+    activation: Activation
+    granularity: Granularity
+    bases: int
+    decomposition: Decomposition
+    blocks: int | None
+    gates: Gates
+    fusion: FusionKind
 
 
-def _recipe(
+def _build(
+    model: Architecture,
+    classes: int,
+    image: tuple[int, int, int],
+    choices: _Choices,
     method: Method,
-    backbone: Backbone | None,
-    downsample: Downsample,
-    activation: Activation,
-    granularity: Granularity,
-) -> Recipe:
+    width: float,
+) -> Network:
+    widths = [max(1, round(channels * width)) for channels in _WIDTHS[model]]
+    in_groups = method == "group-net" and choices.decomposition == "group"
+    if model == "vgg-small":
+        if in_groups:
+            return group_vgg(
+                image,
+                widths,
+                classes,
+                bases=choices.bases,
+                blocks=choices.blocks,
+                gates=choices.gates,
+                fusion=choices.fusion,
+            )
+        return vgg(image, widths, _recipe(method, choices), classes)
+    large = partial(imagenet_stem, pool_first=method == "group-net")
+    stem = (large if _large(model, image) else cifar_stem)(image[0], widths[0])
+    if in_groups:
+        return group_resnet(
+            stem,
+            widths,
+            _CONVOLUTIONS[model],
+            classes,
+            bases=choices.bases,
+            blocks=choices.blocks,
+            gates=choices.gates,
+            fusion=choices.fusion,
+            downsample=choices.downsample or "binary",
+        )
+    return resnet(stem, widths, _CONVOLUTIONS[model], _recipe(method, choices), classes)
+
+
+def _recipe(method: Method, choices: _Choices) -> Recipe:
+    downsample = choices.downsample or "float"
+    pre = choices.backbone or "xnor"
+    post = choices.backbone or "bireal"
     if method == "float":
-        return Recipe(float_conv, backbone or "xnor", "float", tail=lambda channels: torch.nn.ReLU())
+        return Recipe(float_conv, pre, "float", tail=lambda channels: torch.nn.ReLU())
     if method == "xnor":
-        return Recipe(scaled_conv(clipped), backbone or "xnor", downsample)
+        return Recipe(scaled_conv(clipped), pre, downsample)
     if method == "bireal":
-        return Recipe(scaled_conv(polynomial), backbone or "bireal", downsample)
+        return Recipe(scaled_conv(polynomial), post, downsample)
     if method == "reactnet":
-        return Recipe(react_conv, backbone or "bireal", downsample, shifted_prelu, shifted_prelu)
-    return Recipe(trained_conv(activation, granularity), backbone or "xnor", downsample)
+        return Recipe(react_conv, post, downsample, shifted_prelu, shifted_prelu)
+    if method == "group-net":
+        return Recipe(layerwise_conv(choices.bases, choices.fusion), post, choices.downsample or "binary")
+    return Recipe(trained_conv(choices.activation, choices.granularity), pre, downsample)
 
 
 def _amount(of: EqualTo, made: Callable[[], Network], image: tuple[int, int, int]) -> int:
@@ -140,7 +210,9 @@ def _check(
     equal_to: str | None,
     reference: str,
     backbone: str | None,
-    downsample: str,
+    downsample: str | None,
+    decomposition: str,
+    blocks: int | None,
 ) -> None:
     for option, value, allowed in (
         ("model", model, ARCHITECTURES),
@@ -148,7 +220,8 @@ def _check(
         ("reference", reference, METHODS),
         ("equal_to", equal_to, (None, "macs", "bits")),
         ("backbone", backbone, (None, *get_args(Backbone))),
-        ("downsample", downsample, get_args(Downsample)),
+        ("downsample", downsample, (None, *get_args(Downsample))),
+        ("decomposition", decomposition, get_args(Decomposition)),
     ):
         if value not in allowed:
             listed = ", ".join(map(repr, allowed))
@@ -157,6 +230,10 @@ def _check(
         raise OptionError(
             f"build: equal_to={equal_to!r} with the method float, which has no binary layers; allowed is None. "
             f"Choose its width."
+        )
+    if blocks is not None and blocks < 1:
+        raise OptionError(
+            f"build: blocks is {blocks}; allowed are whole numbers from 1, and None for all in one group."
         )
     if classes < 1:
         raise OptionError(f"build: classes is {classes}; allowed are whole numbers from 1.")

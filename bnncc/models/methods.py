@@ -8,8 +8,9 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bnncc.nn import BinaryConv2d, Sign, TrainedBinaryConv2d
+from bnncc.nn import BinaryConv2d, LayerwiseConv2d, Sign, TrainedBinaryConv2d
 from bnncc.nn.estimators import Estimator
+from bnncc.nn.group_net import FusionKind
 from bnncc.nn.layer import Activation
 from bnncc.nn.trained_binarization import Granularity
 
@@ -63,6 +64,18 @@ def scaled_conv(estimator: Estimator) -> Convolution:
 def trained_conv(activation: Activation, granularity: Granularity) -> Convolution:
     """Trained Binarization's, with zero padding."""
     return partial(_trained, activation, granularity)
+
+
+def layerwise_conv(bases: int, fusion: FusionKind) -> Convolution:
+    """Group-Net's layer-wise decomposition, and the ReLU behind it."""
+    return partial(_layerwise, bases, fusion)
+
+
+def _layerwise(
+    bases: int, fusion: FusionKind, in_channels: int, out_channels: int, kernel: int, stride: int
+) -> nn.Module:
+    conv = LayerwiseConv2d(in_channels, out_channels, kernel, stride, kernel // 2, bases=bases, fusion=fusion)
+    return nn.Sequential(conv, nn.ReLU())
 
 
 def _scaled(estimator: Estimator, in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.Module:

@@ -72,6 +72,11 @@ def shortcut(in_channels: int, out_channels: int, stride: int, recipe: Recipe) -
         return nn.Identity()
     if recipe.downsample == "binary":
         return nn.Sequential(recipe.conv(in_channels, out_channels, 1, stride), nn.BatchNorm2d(out_channels))
+    return float_shortcut(in_channels, out_channels, stride)
+
+
+def float_shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    """Average pool -> FP 1x1 -> BatchNorm."""
     return nn.Sequential(
         nn.AvgPool2d(stride, stride),
         nn.Conv2d(in_channels, out_channels, 1, bias=False),

@@ -2,6 +2,7 @@
 
 from bnncc.nn import estimators
 from bnncc.nn.conv import BinaryConv1d, BinaryConv2d
+from bnncc.nn.group_net import GroupLayer, GroupNet, GroupNetConv2d, LayerwiseConv2d, set_tanh
 from bnncc.nn.layer import BinaryLayer
 from bnncc.nn.linear import BinaryLinear
 from bnncc.nn.quantizers import Bits, Sign
@@ -20,7 +21,11 @@ __all__ = [
     "BinaryLayer",
     "BinaryLinear",
     "Bits",
+    "GroupLayer",
+    "GroupNet",
+    "GroupNetConv2d",
     "LayerSummary",
+    "LayerwiseConv2d",
     "Sign",
     "Summary",
     "TrainedBinaryConv1d",
@@ -29,5 +34,6 @@ __all__ = [
     "estimators",
     "scale_penalty",
     "scaling_factors",
+    "set_tanh",
     "summary",
 ]

@@ -18,6 +18,11 @@ from bnncc.runtime.errors import OptionError
 from tests.conftest import randomise
 
 DIGITS = (1, 8, 8)
+GROUP_NETS: list[tuple[Method, dict[str, Any]]] = [
+    ("xnor", {}),
+    ("group-net", {"downsample": "float"}),
+    ("group-net", {"downsample": "float", "equal_to": "macs"}),
+]
 BINARY = [method for method in METHODS if method != "float"]
 
 
@@ -87,6 +92,19 @@ def test_equal_products_and_bits() -> None:
         assert [m.weight.shape for m in binary_layers(net)] == [m.weight.shape for m in binary_layers(wide)]
 
 
+@pytest.mark.parametrize("model", ARCHITECTURES)
+def test_five_bases_of_equal_products(model: Architecture) -> None:
+    """Group-Net's products and bits grow with K times the width squared; the answer is good to a channel."""
+    image = (3, 32, 32)
+    with torch.device("meta"):
+        one, five, equal = (
+            summary(build(model, method, image=image, **options), torch.empty(1, *image))
+            for method, options in GROUP_NETS
+        )
+    assert five.binary_weights == 5 * one.binary_weights
+    assert equal.binary_macs == pytest.approx(one.binary_macs, rel=0.08)
+
+
 def test_same_seed_same_weights() -> None:
     """Looking for a width takes nothing from torch's random state."""
     states = []
@@ -105,6 +123,7 @@ def test_same_seed_same_weights() -> None:
         ("resnet18", {"equal_to": "time"}, r"equal_to is 'time'; allowed are None, 'macs', 'bits'\."),
         ("resnet18", {"equal_to": "macs", "reference": "float"}, "equal_to='macs' with the method float"),
         ("resnet18", {"backbone": "vgg"}, r"backbone is 'vgg'; allowed are None, 'xnor', 'bireal'\."),
+        ("resnet18", {"blocks": 0}, "blocks is 0; allowed are whole numbers from 1, and None"),
         ("resnet18", {"classes": 0}, "classes is 0; allowed are whole numbers from 1"),
         ("resnet18", {"width": float("nan")}, "width is nan; allowed are finite numbers above 0"),
         ("resnet18", {"image": (3, 225, 224)}, r"image is \(3, 225, 224\); allowed for resnet18 .* multiples of 32"),
