@@ -1,8 +1,33 @@
-"""Torch layers of binary networks: signs with their estimators, binary convolutions and dense layers."""
+"""Torch layers of binary networks: signs with their estimators, binary convolutions and dense layers, and methods."""
 
 from bnncc.nn import estimators
 from bnncc.nn.conv import BinaryConv1d, BinaryConv2d
+from bnncc.nn.layer import BinaryLayer
 from bnncc.nn.linear import BinaryLinear
 from bnncc.nn.quantizers import Bits, Sign
+from bnncc.nn.summary import LayerSummary, Summary, summary
+from bnncc.nn.trained_binarization import (
+    TrainedBinaryConv1d,
+    TrainedBinaryConv2d,
+    TrainedBinaryLinear,
+    scale_penalty,
+    scaling_factors,
+)
 
-__all__ = ["BinaryConv1d", "BinaryConv2d", "BinaryLinear", "Bits", "Sign", "estimators"]
+__all__ = [
+    "BinaryConv1d",
+    "BinaryConv2d",
+    "BinaryLayer",
+    "BinaryLinear",
+    "Bits",
+    "LayerSummary",
+    "Sign",
+    "Summary",
+    "TrainedBinaryConv1d",
+    "TrainedBinaryConv2d",
+    "TrainedBinaryLinear",
+    "estimators",
+    "scale_penalty",
+    "scaling_factors",
+    "summary",
+]

@@ -1,0 +1,171 @@
+"""One builder for networks and methods, so that a comparison differs in one word.
+
+build("resnet20", "xnor"), build("resnet20", "trained-binarization"), build("resnet20", "float"), ...
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+
+from bnncc.models.methods import Backbone, Downsample, Recipe, float_conv, scaled_conv, trained_conv
+from bnncc.models.network import Network, cifar_stem, imagenet_stem
+from bnncc.models.reactnet import react_conv, shifted_prelu
+from bnncc.models.resnet import resnet
+from bnncc.models.vgg import POOLS, vgg
+from bnncc.nn.estimators import clipped, polynomial
+from bnncc.nn.layer import Activation
+from bnncc.nn.summary import Summary, summary
+from bnncc.nn.trained_binarization import Granularity
+from bnncc.runtime.errors import OptionError
+
+Architecture = Literal["resnet18", "resnet20", "vgg-small"]
+Method = Literal["float", "xnor", "bireal", "reactnet", "trained-binarization"]
+EqualTo = Literal["macs", "bits"] | None
+
+ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
+METHODS: tuple[Method, ...] = get_args(Method)
+
+_WIDTHS = {"resnet18": (64, 128, 256, 512), "resnet20": (16, 32, 64), "vgg-small": (128, 256, 512)}
+_CONVOLUTIONS = {"resnet18": 4, "resnet20": 6}
+_LARGE = 64  # pixels: above, ResNet-18 has the stem of 224x224 images
+_HALVINGS = 12  # of the interval in which a width is sought
+
+
+def build(
+    model: Architecture,
+    method: Method,
+    *,
+    classes: int = 10,
+    image: tuple[int, int, int] = (3, 32, 32),
+    width: float = 1.0,
+    equal_to: EqualTo = None,
+    reference: Method = "xnor",
+    backbone: Backbone | None = None,
+    downsample: Downsample = "float",
+    activation: Activation = "bits",
+    granularity: Granularity = "channel",
+) -> Network:
+    """An untrained network, float [N, *image] -> float [N, classes]. Weights come from torch's random state.
+
+    model        "resnet18": four stages of four convolutions, 64 to 512 channels; a stem for 224x224 where a side
+                 exceeds 64, else for 32x32. "resnet20": three of six, 16 to 64. "vgg-small": six convolutions, 128 to
+                 512, the first of them the stem
+    method       "float": the full-precision twin, ReLU in place of the sign, weights as they are.
+                 "xnor": XNOR-Net (Rastegari et al., ECCV 2016): clipped estimator, mean |w| of each filter, without
+                 the input's scale map, which the authors' release leaves out too.
+                 "bireal": Bi-Real Net (Liu et al., ECCV 2018): polynomial estimator, a shortcut around each one.
+                 "reactnet": ReActNet (Liu et al., ECCV 2020): Bi-Real with trained shifts around sign and PReLU.
+                 "trained-binarization": Xu and Cheung, BMVC 2019; bnncc/nn/trained_binarization.py
+    image        channels, height, width: multiples of the network's stride; from 8 for vgg-small
+    width        factor of every number of channels, which is then rounded
+    equal_to     None, or "macs": `width` is multiplied by what makes the products of the binary layers as many as
+                 those of `reference` at `width`; "bits": their stored weights. As near as whole channels allow
+    backbone     None: the method's own. "xnor": BatchNorm before the convolution, a shortcut around two; "bireal":
+                 BatchNorm behind it, a shortcut around each. For ResNets. Trained Binarization's ResNet is known to
+                 order BatchNorm -> step -> convolution; where its shortcuts are is not, so it shares XNOR-Net's
+    downsample   1x1 convolution of a shortcut that changes shape, of ResNets: "float" behind an average pool (Bi-Real;
+                 default, since the others' papers leave it open), or "binary"
+    activation, granularity   of "trained-binarization"; see there
+
+    OptionError: a name, number or size that is not allowed.
+    """
+    _check(model, method, classes, image, width, equal_to, reference, backbone, downsample)
+    made = partial(_build, model, classes, image)
+    recipes = {
+        name: _recipe(name, backbone, downsample, activation, granularity)
+        for name in dict.fromkeys((method, reference))
+    }
+    if equal_to is not None:
+        goal = _amount(equal_to, lambda: made(recipes[reference], width), image)
+        width *= _factor(goal, lambda factor: _amount(equal_to, lambda: made(recipes[method], width * factor), image))
+    return made(recipes[method], width)
+
+
+def _build(model: Architecture, classes: int, image: tuple[int, int, int], recipe: Recipe, width: float) -> Network:
+    widths = [max(1, round(channels * width)) for channels in _WIDTHS[model]]
+    if model == "vgg-small":
+        return vgg(image, widths, recipe, classes)
+    stem = (imagenet_stem if _large(model, image) else cifar_stem)(image[0], widths[0])
+    return resnet(stem, widths, _CONVOLUTIONS[model], recipe, classes)
+
+
+def _recipe(
+    method: Method,
+    backbone: Backbone | None,
+    downsample: Downsample,
+    activation: Activation,
+    granularity: Granularity,
+) -> Recipe:
+    if method == "float":
+        return Recipe(float_conv, backbone or "xnor", "float", tail=lambda channels: torch.nn.ReLU())
+    if method == "xnor":
+        return Recipe(scaled_conv(clipped), backbone or "xnor", downsample)
+    if method == "bireal":
+        return Recipe(scaled_conv(polynomial), backbone or "bireal", downsample)
+    if method == "reactnet":
+        return Recipe(react_conv, backbone or "bireal", downsample, shifted_prelu, shifted_prelu)
+    return Recipe(trained_conv(activation, granularity), backbone or "xnor", downsample)
+
+
+def _amount(of: EqualTo, made: Callable[[], Network], image: tuple[int, int, int]) -> int:
+    """Counted without computing anything."""
+    with torch.device("meta"):
+        counted: Summary = summary(made(), torch.empty(1, *image))
+    return counted.binary_macs if of == "macs" else counted.binary_weights
+
+
+def _factor(goal: int, amount: Callable[[float], int]) -> float:
+    """The factor at which `amount`, which never falls, is nearest to `goal`."""
+    low, high = 0.0, 1.0
+    while amount(high) < goal:
+        low, high = high, 2 * high
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if amount(middle) < goal else (low, middle)
+    return low if goal - amount(low) < amount(high) - goal else high
+
+
+def _large(model: Architecture, image: tuple[int, int, int]) -> bool:
+    return model == "resnet18" and max(image[1:]) > _LARGE
+
+
+def _check(
+    model: str,
+    method: str,
+    classes: int,
+    image: tuple[int, int, int],
+    width: float,
+    equal_to: str | None,
+    reference: str,
+    backbone: str | None,
+    downsample: str,
+) -> None:
+    for option, value, allowed in (
+        ("model", model, ARCHITECTURES),
+        ("method", method, METHODS),
+        ("reference", reference, METHODS),
+        ("equal_to", equal_to, (None, "macs", "bits")),
+        ("backbone", backbone, (None, *get_args(Backbone))),
+        ("downsample", downsample, get_args(Downsample)),
+    ):
+        if value not in allowed:
+            listed = ", ".join(map(repr, allowed))
+            raise OptionError(f"build: {option} is {value!r}; allowed are {listed}.")
+    if equal_to is not None and "float" in (method, reference):
+        raise OptionError(
+            f"build: equal_to={equal_to!r} with the method float, which has no binary layers; allowed is None. "
+            f"Choose its width."
+        )
+    if classes < 1:
+        raise OptionError(f"build: classes is {classes}; allowed are whole numbers from 1.")
+    if not 0 < width < float("inf"):
+        raise OptionError(f"build: width is {width}; allowed are finite numbers above 0.")
+    stride = {"resnet18": 32 if _large("resnet18", image) else 8, "resnet20": 4}.get(model, 1)
+    least = 1 << POOLS if model == "vgg-small" else stride
+    if len(image) != 3 or min(image) < 1 or any(side < least or side % stride for side in image[1:]):
+        raise OptionError(
+            f"build: image is {image}; allowed for {model} are (channels, height, width) with sides from {least} "
+            f"that are multiples of {stride}. Crop or pad the images."
+        )

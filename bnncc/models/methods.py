@@ -1,0 +1,93 @@
+"""What a method puts into the place of a convolution, and how it arranges the layers around it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bnncc.nn import BinaryConv2d, Sign, TrainedBinaryConv2d
+from bnncc.nn.estimators import Estimator
+from bnncc.nn.layer import Activation
+from bnncc.nn.trained_binarization import Granularity
+
+Backbone = Literal["xnor", "bireal"]
+Downsample = Literal["float", "binary"]
+Convolution = Callable[[int, int, int, int], nn.Module]
+
+
+def nothing(channels: int) -> nn.Module:
+    """No activation."""
+    return nn.Identity()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A method, ready to be built into a network.
+
+    conv        (in channels, out channels, kernel size, stride) -> a layer that keeps the extents at stride 1 and
+                halves them at 2, and that contains what comes directly before its product: a sign, {0, 1} or ReLU
+    backbone    "xnor": BatchNorm before the convolution, a shortcut around two (XNOR-Net). "bireal": BatchNorm behind
+                it, a shortcut around each (Bi-Real Net)
+    downsample  the 1x1 convolution of a shortcut that changes shape: "float" behind an average pool, or "binary"
+    activation  channels -> what follows an addition or a BatchNorm
+    tail        channels -> what follows the last BatchNorm of all, in a network that ends in one
+    """
+
+    conv: Convolution
+    backbone: Backbone
+    downsample: Downsample
+    activation: Callable[[int], nn.Module] = nothing
+    tail: Callable[[int], nn.Module] = nothing
+
+
+class ReluConv2d(nn.Conv2d):
+    """torch.nn.Conv2d of relu(x), float [N, C, H, W] -> [N, O, OH, OW]: the float twin of a binary convolution."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(functional.relu(input))
+
+
+def float_conv(in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.Module:
+    """ReLU, float convolution."""
+    return ReluConv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
+
+
+def scaled_conv(estimator: Estimator) -> Convolution:
+    """Sign with this estimator, binary convolution with zero padding, times mean |w| of each filter."""
+    return partial(_scaled, estimator)
+
+
+def trained_conv(activation: Activation, granularity: Granularity) -> Convolution:
+    """Trained Binarization's, with zero padding."""
+    return partial(_trained, activation, granularity)
+
+
+def _scaled(estimator: Estimator, in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.Module:
+    return BinaryConv2d(
+        in_channels,
+        out_channels,
+        kernel,
+        stride,
+        kernel // 2,
+        bias=False,
+        input_quantizer=Sign(estimator),
+        scale="channel",
+    )
+
+
+def _trained(
+    activation: Activation, granularity: Granularity, in_channels: int, out_channels: int, kernel: int, stride: int
+) -> nn.Module:
+    return TrainedBinaryConv2d(
+        in_channels,
+        out_channels,
+        kernel,
+        stride,
+        kernel // 2,
+        bias=False,
+        activation=activation,
+        granularity=granularity,
+    )
