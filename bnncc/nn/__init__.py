@@ -1,7 +1,9 @@
 """Torch layers of binary networks: signs with their estimators, binary convolutions and dense layers, and methods."""
 
 from bnncc.nn import estimators
+from bnncc.nn.channel_interaction import ChannelInteraction
 from bnncc.nn.conv import BinaryConv1d, BinaryConv2d
+from bnncc.nn.interaction_graph import InteractionGraph
 from bnncc.nn.layer import BinaryLayer
 from bnncc.nn.linear import BinaryLinear
 from bnncc.nn.quantizers import Bits, Sign
@@ -20,6 +22,8 @@ __all__ = [
     "BinaryLayer",
     "BinaryLinear",
     "Bits",
+    "ChannelInteraction",
+    "InteractionGraph",
     "LayerSummary",
     "Sign",
     "Summary",
