@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parents[1] / "bnncc"
 # itself. `bnncc/__init__.py`, the face that users see, is above all; what is below takes nothing of it but __version__.
 ROWS = (
     ("runtime", "progress", "bitpack"),
-    ("targets", "ops", "nn", "tvm_lock"),
+    ("targets", "ops", "tvm_lock"),
+    ("nn",),
     ("tir", "models", "train"),
     ("kernels",),
     ("options",),

@@ -14,7 +14,12 @@ from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 
 from bnncc.nn import operators
 
-_WEIGHTED = (torch.ops.bnncc.binary_conv.default, torch.ops.bnncc.binary_gemm.default)
+# Arguments that must be weights of the file, however large they are.
+_WEIGHTS: dict[object, tuple[int, ...]] = {
+    torch.ops.bnncc.binary_conv.default: (1,),
+    torch.ops.bnncc.binary_gemm.default: (1,),
+    torch.ops.bnncc.channel_interaction.default: (1, 2),
+}
 assert operators  # defines them
 
 
@@ -35,7 +40,7 @@ def fold(program: ExportedProgram) -> tuple[ExportedProgram, dict[str, str]]:
         users = [user for user in node.users if user not in known]
         if any(user.op == "output" for user in users):
             continue
-        weight = any(user.target in _WEIGHTED and user.args[1] is node for user in users)
+        weight = any(user.args[i] is node for user in users for i in _WEIGHTS.get(user.target, ()))
         if users and (weight or value.numel() <= size):
             constant = _constant(program, node, value)
             for user in users:

@@ -5,6 +5,7 @@ binary_conv(x, +-s)  ->  BinaryConv(x, bits)            where every s is 1
 """
 
 import ast
+import math
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,8 @@ from torch.export import ExportedProgram
 
 from bnncc import bitpack
 from bnncc.frontend.capture import first_line, plain_path
-from bnncc.ops import ONNX_DOMAIN, ONNX_VERSION, binarize, binary_conv, binary_gemm
+from bnncc.ops import ONNX_DOMAIN, ONNX_VERSION, binarize, binary_conv, binary_gemm, channel_interaction
+from bnncc.ops.onnx import LAYERS
 from bnncc.runtime.errors import ModelError
 
 if TYPE_CHECKING:
@@ -110,11 +112,19 @@ def _translations() -> dict[Any, Callable[..., Any]]:
         y = node(binary_gemm, rows, weight, channels=channels)
         return y if len(lead) == 1 else reshaped(y, [*lead, filters])
 
+    def to_interaction(acc: Any, up: Any, down: Any, spatial: int) -> Any:
+        given = [int(n) for n in acc.shape]
+        lead = given[: len(given) - 1 - spatial]
+        whole = acc if len(lead) == 1 else reshaped(acc, [math.prod(lead), *given[len(lead) :]])
+        y = node(channel_interaction, whole, up, down)
+        return y if len(lead) == 1 else reshaped(y, given)
+
     operators = torch.ops.bnncc
     return {
         operators.binarize.default: to_binarize,
         operators.binary_conv.default: to_conv,
         operators.binary_gemm.default: to_gemm,
+        operators.channel_interaction.default: to_interaction,
     }
 
 
@@ -132,21 +142,23 @@ def _signature(operator: ModuleType) -> "onnx.defs.OpSchema":
 
 
 def _pack(exported: "ONNXProgram", name: str) -> None:
-    """Every weight of a binary layer becomes bits; one that two layers read is packed once."""
+    """Every weight of a binary layer becomes bits; one that two layers read is packed once. Tables stay as they are."""
     graph = exported.model.graph
     done: dict[onnx_ir.Value, tuple[onnx_ir.Value, onnx_ir.Value | None]] = {}
     for node in list(graph):
-        if node.domain != ONNX_DOMAIN or node.op_type == binarize.NAME:
+        if node.domain != ONNX_DOMAIN:
+            continue
+        where = module_path(node.metadata_props) or name
+        if any(weight is None or weight.const_value is None for weight in node.inputs[1:]):
+            raise ModelError(
+                f"{where}: its weight is computed from the network's input; allowed are weights that are the "
+                f"same for every input. Compute them from parameters alone."
+            )
+        if node.op_type not in LAYERS:
             continue
         weight = node.inputs[1]
         assert weight is not None
         if weight not in done:
-            where = module_path(node.metadata_props) or name
-            if weight.const_value is None:
-                raise ModelError(
-                    f"{where}: its weight is computed from the network's input; allowed are weights that are the "
-                    f"same for every input. Compute them from parameters alone."
-                )
             done[weight] = _bits_and_scale(weight, where, graph)
         bits, scale = done[weight]
         node.replace_input_with(1, bits)

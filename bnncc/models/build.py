@@ -32,7 +32,7 @@ from bnncc.nn.trained_binarization import Granularity
 from bnncc.runtime.errors import OptionError
 
 Architecture = Literal["resnet18", "resnet20", "vgg-small"]
-Method = Literal["float", "xnor", "bireal", "reactnet", "trained-binarization", "group-net"]
+Method = Literal["float", "xnor", "bireal", "reactnet", "trained-binarization", "group-net", "ci-bcnn"]
 Decomposition = Literal["group", "layer"]
 EqualTo = Literal["macs", "bits"] | None
 
@@ -74,7 +74,10 @@ def build(
                  the input's scale map, which the authors' release leaves out too.
                  "bireal": Bi-Real Net (Liu et al., ECCV 2018): polynomial estimator, a shortcut around each one.
                  "reactnet": ReActNet (Liu et al., ECCV 2020): Bi-Real with trained shifts around sign and PReLU.
-                 "trained-binarization": Xu and Cheung, BMVC 2019; bnncc/nn/trained_binarization.py
+                 "trained-binarization": Xu and Cheung, BMVC 2019; {py:obj}`bnncc.nn.trained_binarization`.
+                 "group-net": Zhuang et al., CVPR 2019; {py:obj}`bnncc.nn.group_net`.
+                 "ci-bcnn": Wang et al., CVPR 2019: the backbone's network, "bireal" (the better of the paper's two) or
+                 "xnor", with a `ChannelInteraction` in every binary convolution, without edges until they are mined
     image        channels, height, width: multiples of the network's stride; from 8 for vgg-small
     width        factor of every number of channels, which is then rounded
     equal_to     None, or "macs": `width` is multiplied by what makes the products of the binary layers as many as
@@ -174,6 +177,9 @@ def _recipe(method: Method, choices: _Choices) -> Recipe:
         return Recipe(scaled_conv(polynomial), post, downsample)
     if method == "reactnet":
         return Recipe(react_conv, post, downsample, shifted_prelu, shifted_prelu)
+    if method == "ci-bcnn":
+        estimator = polynomial if post == "bireal" else clipped
+        return Recipe(scaled_conv(estimator, interacting=True), post, downsample)
     if method == "group-net":
         return Recipe(layerwise_conv(choices.bases, choices.fusion), post, choices.downsample or "binary")
     return Recipe(trained_conv(choices.activation, choices.granularity), pre, downsample)

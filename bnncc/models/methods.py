@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bnncc.nn import BinaryConv2d, LayerwiseConv2d, Sign, TrainedBinaryConv2d
+from bnncc.nn import BinaryConv2d, ChannelInteraction, LayerwiseConv2d, Sign, TrainedBinaryConv2d
 from bnncc.nn.estimators import Estimator
 from bnncc.nn.group_net import FusionKind
 from bnncc.nn.layer import Activation
@@ -56,9 +56,12 @@ def float_conv(in_channels: int, out_channels: int, kernel: int, stride: int) ->
     return ReluConv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
 
 
-def scaled_conv(estimator: Estimator) -> Convolution:
-    """Sign with this estimator, binary convolution with zero padding, times mean |w| of each filter."""
-    return partial(_scaled, estimator)
+def scaled_conv(estimator: Estimator, *, interacting: bool = False) -> Convolution:
+    """Sign with this estimator, binary convolution with zero padding, times mean |w| of each filter.
+
+    `interacting`: with a `ChannelInteraction` of no edges between the integers and their scale (CI-BCNN).
+    """
+    return partial(_scaled, estimator, interacting)
 
 
 def trained_conv(activation: Activation, granularity: Granularity) -> Convolution:
@@ -78,7 +81,9 @@ def _layerwise(
     return nn.Sequential(conv, nn.ReLU())
 
 
-def _scaled(estimator: Estimator, in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.Module:
+def _scaled(
+    estimator: Estimator, interacting: bool, in_channels: int, out_channels: int, kernel: int, stride: int
+) -> nn.Module:
     return BinaryConv2d(
         in_channels,
         out_channels,
@@ -88,6 +93,7 @@ def _scaled(estimator: Estimator, in_channels: int, out_channels: int, kernel: i
         bias=False,
         input_quantizer=Sign(estimator),
         scale="channel",
+        interaction=ChannelInteraction(out_channels) if interacting else None,
     )
 
 

@@ -1,8 +1,10 @@
 """Torch layers of binary networks: signs with their estimators, binary convolutions and dense layers, and methods."""
 
 from bnncc.nn import estimators
+from bnncc.nn.channel_interaction import ChannelInteraction
 from bnncc.nn.conv import BinaryConv1d, BinaryConv2d
 from bnncc.nn.group_net import GroupLayer, GroupNet, GroupNetConv2d, LayerwiseConv2d, set_tanh
+from bnncc.nn.interaction_graph import InteractionGraph
 from bnncc.nn.layer import BinaryLayer
 from bnncc.nn.linear import BinaryLinear
 from bnncc.nn.quantizers import Bits, Sign
@@ -21,9 +23,11 @@ __all__ = [
     "BinaryLayer",
     "BinaryLinear",
     "Bits",
+    "ChannelInteraction",
     "GroupLayer",
     "GroupNet",
     "GroupNetConv2d",
+    "InteractionGraph",
     "LayerSummary",
     "LayerwiseConv2d",
     "Sign",

@@ -4,6 +4,8 @@
 - bnncc::binary_conv: binarised x [N, C, ...], quantized weight [O, C / groups, ...] -> [N, O, ...], and an x
   without N gives a result without it (ops/binary_conv.py)
 - bnncc::binary_gemm: binarised x [..., K], quantized weight [N, K] -> [..., N] (ops/binary_gemm.py)
+- bnncc::channel_interaction: acc [..., C, spatial axes], tables int32 [steps, 4] -> as acc
+  (ops/channel_interaction.py)
 
 Each is composite: training, torch.func, torch.compile, fake and half tensors see the torch operators inside, while
 torch.fx and torch.export keep the call, from which the exporter writes one ONNX node. Sums are taken in float32 at
@@ -44,6 +46,11 @@ def binary_gemm(x: Tensor, weight: Tensor) -> Tensor:
     return cast(Tensor, torch.ops.bnncc.binary_gemm(x, weight))
 
 
+def channel_interaction(acc: Tensor, up: Tensor, down: Tensor, spatial: int) -> Tensor:
+    """spatial: how many axes follow the channels. Its gradient is that of acc: the steps have none."""
+    return cast(Tensor, torch.ops.bnncc.channel_interaction(acc, up, down, spatial))
+
+
 def _binarize(x: Tensor, unipolar: bool, threshold: float) -> Tensor:
     if unipolar:
         return (x > threshold).to(x.dtype)
@@ -71,6 +78,19 @@ def _binary_conv(
 
 def _binary_gemm(x: Tensor, weight: Tensor) -> Tensor:
     return _exact(functional.linear, x, weight)
+
+
+def _channel_interaction(acc: Tensor, up: Tensor, down: Tensor, spatial: int) -> Tensor:
+    axis = acc.dim() - 1 - spatial
+    wide = acc.to(torch.promote_types(acc.dtype, torch.float32))
+    read = wide.detach()
+    change = torch.zeros_like(read)
+    for table, reaches in ((up, torch.ge), (down, torch.le)):
+        teacher, student, threshold, delta = table.unbind(1)
+        limit, step = (column.to(wide.dtype).reshape(-1, *[1] * spatial) for column in (threshold, delta))
+        reached = reaches(read.index_select(axis, teacher), limit)
+        change = change.index_add(axis, student, reached.to(wide.dtype) * step)
+    return (wide + change).to(acc.dtype)
 
 
 def _exact(product: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor) -> Tensor:
@@ -131,6 +151,24 @@ def _vmap_gemm(info: Any, in_dims: _Dims, x: Tensor, weight: Tensor) -> tuple[Te
     return _exact(torch.bmm, rows, weight).reshape(*x.shape[:-1], weight.shape[-1]), 0
 
 
+def _vmap_interaction(
+    info: Any, in_dims: _Dims, acc: Tensor, up: Tensor, down: Tensor, spatial: int
+) -> tuple[Tensor, int]:
+    """A batch of tables is a loop: each has steps of its own."""
+    of_acc, *of_tables = in_dims[:3]
+    if of_tables == [None, None]:
+        return channel_interaction(acc.movedim(int(of_acc or 0), 0), up, down, spatial), 0
+
+    def one(i: int, x: Tensor, at: int | None) -> Tensor:
+        return x if at is None else x.select(at, i)
+
+    parts = [
+        channel_interaction(one(i, acc, of_acc), one(i, up, of_tables[0]), one(i, down, of_tables[1]), spatial)
+        for i in range(info.batch_size)
+    ]
+    return torch.stack(parts), 0
+
+
 for _signature, _operator, _rule in (
     ("binarize(Tensor x, bool unipolar, float threshold) -> Tensor", _binarize, _vmap_binarize),
     (
@@ -140,6 +178,11 @@ for _signature, _operator, _rule in (
         _vmap_conv,
     ),
     ("binary_gemm(Tensor x, Tensor weight) -> Tensor", _binary_gemm, _vmap_gemm),
+    (
+        "channel_interaction(Tensor acc, Tensor up, Tensor down, int spatial) -> Tensor",
+        _channel_interaction,
+        _vmap_interaction,
+    ),
 ):
     _name = _signature.partition("(")[0]
     _LIBRARY.define(_signature)  # type: ignore[no-untyped-call]

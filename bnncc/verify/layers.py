@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from bnncc import bitpack
-from bnncc.ops import ONNX_DOMAIN, ONNX_VERSION, binarize, binary_conv, binary_gemm
+from bnncc.ops import ONNX_DOMAIN, ONNX_VERSION
+from bnncc.ops.onnx import functions
 from bnncc.runtime.array import Array
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def join(model: onnx.ModelProto, parts: Iterable[Segment], values: Mapping[str, 
         graph,
         opset_imports=[helper.make_opsetid(domain, version) for domain, version in imports.items()],
         ir_version=max(model.ir_version, 8),
-        functions=[operator.function() for operator in (binarize, binary_conv, binary_gemm)],
+        functions=functions(),
     )
     return _with_types(made, parts, values)
 

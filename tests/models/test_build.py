@@ -12,7 +12,8 @@ from torch import nn
 import bnncc
 from bnncc.models import ARCHITECTURES, METHODS, Architecture, Method, Network, build
 from bnncc.models.build import EqualTo
-from bnncc.nn import summary
+from bnncc.nn import ChannelInteraction, InteractionGraph, summary
+from bnncc.nn.interaction_graph import Edge
 from bnncc.nn.layer import BinaryLayer
 from bnncc.runtime.errors import OptionError
 from tests.conftest import randomise
@@ -68,6 +69,25 @@ def test_methods_share_their_networks(model: Architecture, image: tuple[int, int
     assert not binary_layers(nets["float"])
     assert counted["float"].float_macs == of_xnor.binary_macs + of_xnor.float_macs
     assert {type(net) for net in nets.values()} == {Network}
+
+
+@pytest.mark.parametrize("backbone", ["xnor", "bireal"])
+@torch.no_grad()
+def test_interactions_start_without_edges(backbone: Any) -> None:
+    """Then the network is its backbone's; an edge in a 1x1 convolution of a shortcut counts."""
+    options: dict[str, Any] = {"image": DIGITS, "width": 0.25, "backbone": backbone, "downsample": "binary"}
+    torch.manual_seed(0)
+    plain = build("resnet20", backbone, **options).eval()
+    torch.manual_seed(0)
+    net = build("resnet20", "ci-bcnn", **options).eval()
+    interactions = {name: m for name, m in net.named_modules() if isinstance(m, ChannelInteraction)}
+    assert len(interactions) == len(binary_layers(net)) == 20
+    x = torch.randn(2, *DIGITS)
+    before = net(x)
+    assert torch.equal(before, plain(x))
+    point = next(m for name, m in interactions.items() if "shortcut" in name)
+    point.graph = InteractionGraph.of(point.channels, [Edge(0, 1, up=((-100, 5),), down=())])
+    assert not torch.equal(net(x), before)
 
 
 @pytest.mark.parametrize("backbone", ["xnor", "bireal"])

@@ -239,8 +239,8 @@ def step_dropped(patch: Patch) -> None:
 def thresholds_exclusive(patch: Patch) -> None:
     """A kernel compares with > where >= is meant."""
     made = dict(epilogue._COMPARISONS)
-    made["at_least"] = lambda a, least, lanes: a > least
-    made["threshold"] = lambda a, lo, hi, lanes: T.bitwise_and(a > lo, a <= hi)
+    made["at_least"] = lambda a, least: a > least
+    made["threshold"] = lambda a, lo, hi: T.bitwise_and(a > lo, a <= hi)
     patch.setattr(epilogue, "_COMPARISONS", made)
 
 

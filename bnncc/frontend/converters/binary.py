@@ -11,7 +11,7 @@ from bnncc.frontend import pads as padding
 from bnncc.frontend.converters.heights import with_height, without_height
 from bnncc.frontend.node import Node
 from bnncc.ops import binarize as binarize_op
-from bnncc.ops import binary_conv2d
+from bnncc.ops import binary_conv2d, channel_interaction
 from bnncc.runtime.errors import ModelError
 
 # Attributes by operator: name -> whether it must be given.
@@ -27,9 +27,10 @@ ATTRIBUTES: dict[str, dict[str, bool]] = {
         "pad_value": False,
     },
     "BinaryGemm": {"channels": True},
+    "ChannelInteraction": {},
 }
 # How many inputs each takes.
-INPUTS = {"Binarize": 1, "BinaryConv": 2, "BinaryGemm": 2}
+INPUTS = {"Binarize": 1, "BinaryConv": 2, "BinaryGemm": 2, "ChannelInteraction": 3}
 
 
 def binarize(node: Node) -> relax.Expr:
@@ -77,6 +78,24 @@ def binary_gemm(node: Node) -> relax.Expr:
     image = node.emit(relax.op.reshape(node.x, (rows, 1, 1, channels)))
     y = node.emit(binary_conv2d.call(image, w[:, None], (1, 1), span=node.span))
     return relax.op.reshape(y, (rows, w.shape[0]))
+
+
+def interaction(node: Node) -> relax.Expr:
+    _check_float32(node)
+    shape = node.shape(0)
+    if not 2 <= len(shape) <= 4:
+        raise ModelError(f"input of shape {shape}; allowed are [N, C], [N, C, L] and [N, C, H, W]")
+    up, down = node.constant(1, "up"), node.constant(2, "down")
+    if reason := channel_interaction.why_not(up, down, shape[1]):
+        raise ModelError(reason)
+    if len(shape) == 2:
+        image = node.emit(relax.op.reshape(node.x, (shape[0], 1, 1, shape[1])))
+        return relax.op.reshape(node.emit(channel_interaction.call(image, up, down, span=node.span)), shape)
+    x = node.x if len(shape) == 4 else with_height(node.x, node.emit)
+    nhwc = node.emit(relax.op.permute_dims(x, [0, 2, 3, 1]))
+    interacted = node.emit(channel_interaction.call(nhwc, up, down, span=node.span))
+    y = node.emit(relax.op.permute_dims(interacted, [0, 3, 1, 2]))
+    return y if len(shape) == 4 else without_height(y, node.emit)
 
 
 def _check_float32(node: Node) -> None:
