@@ -13,9 +13,9 @@ PACKAGE = Path(__file__).parents[1] / "bnncc"
 # itself. `bnncc/__init__.py`, the face that users see, is above all; what is below takes nothing of it but __version__.
 ROWS = (
     ("runtime", "progress", "bitpack"),
-    ("targets", "ops", "nn", "tvm_lock"),
-    ("tir", "models", "train"),
-    ("kernels",),
+    ("targets", "ops", "tvm_lock"),
+    ("tir", "nn"),
+    ("kernels", "models", "train"),
     ("options",),
     ("frontend", "passes", "selection"),
     ("codegen",),
