@@ -14,9 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "bnncc"
 ROWS = (
     ("runtime", "progress", "bitpack"),
     ("targets", "ops", "tvm_lock"),
-    ("nn",),
-    ("tir", "models", "train"),
-    ("kernels",),
+    ("tir", "nn"),
+    ("kernels", "models", "train"),
     ("options",),
     ("frontend", "passes", "selection"),
     ("codegen",),

@@ -1,6 +1,7 @@
 """Networks in Group-Net's group-wise decomposition (bnncc/nn/group_net.py)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -11,7 +12,26 @@ from bnncc.models.vgg import POOLS
 from bnncc.nn import GroupLayer, GroupNet, GroupNetConv2d
 from bnncc.nn.group_net import FusionKind, Gates
 
-CONVOLUTIONS = 2  # in a block
+_CONVOLUTIONS = 2  # in a block
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """bases, gates, fusion   as of `GroupNet`
+    blocks                 of two convolutions in a group, or None: all layers make one
+    """
+
+    bases: int
+    blocks: int | None
+    gates: Gates
+    fusion: FusionKind
+
+    def body(self, layers: Sequence[GroupLayer]) -> GroupNet:
+        """Whole groups behind the first, which may be smaller."""
+        size = len(layers) if self.blocks is None else _CONVOLUTIONS * self.blocks
+        first = len(layers) % size
+        groups = [layers[:first]] * (first > 0) + [layers[i : i + size] for i in range(first, len(layers), size)]
+        return GroupNet(groups, bases=self.bases, gates=self.gates, fusion=self.fusion)
 
 
 def group_resnet(
@@ -19,23 +39,19 @@ def group_resnet(
     widths: Sequence[int],
     convolutions: int,
     classes: int,
-    *,
-    bases: int,
-    blocks: int | None,
-    gates: Gates,
-    fusion: FusionKind,
+    grouping: Grouping,
     downsample: Downsample,
 ) -> Network:
-    """As `resnet`, its blocks of two convolutions in groups of `blocks`, or all in one."""
+    """As `resnet`, in groups."""
     layers: list[GroupLayer] = []
     channels = widths[0]
     for i, width in enumerate(widths):
         for j in range(convolutions):
             stride = 2 if i > 0 and j == 0 else 1
             around = shortcut(channels, width, stride, downsample)
-            layers.append(GroupLayer(channels, width, stride, bases=bases, shortcut=around))
+            layers.append(GroupLayer(channels, width, stride, bases=grouping.bases, shortcut=around))
             channels = width
-    body = GroupNet(_groups(layers, blocks), bases=bases, gates=gates, fusion=fusion)
+    body = grouping.body(layers)
     return Network(stem, body, nn.Identity(), nn.AdaptiveAvgPool2d(1), channels, classes)
 
 
@@ -43,20 +59,16 @@ def group_vgg(
     image: tuple[int, int, int],
     widths: Sequence[int],
     classes: int,
-    *,
-    bases: int,
-    blocks: int | None,
-    gates: Gates,
-    fusion: FusionKind,
+    grouping: Grouping,
 ) -> Network:
-    """As `vgg`: its five convolutions, in groups of 2 `blocks` from the last one backwards, or all in one."""
+    """As `vgg`, in groups counted from its last convolution."""
     layers: list[GroupLayer] = []
     channels = widths[0]
     for i, width in enumerate(widths):
         for last in (False, True) if i > 0 else (True,):
-            layers.append(GroupLayer(channels, width, bases=bases, pool=nn.MaxPool2d(2) if last else None))
+            layers.append(GroupLayer(channels, width, bases=grouping.bases, pool=nn.MaxPool2d(2) if last else None))
             channels = width
-    body = GroupNet(_groups(layers, blocks), bases=bases, gates=gates, fusion=fusion)
+    body = grouping.body(layers)
     stem = nn.Sequential(nn.Conv2d(image[0], widths[0], 3, padding=1, bias=False), nn.BatchNorm2d(widths[0]))
     features = channels * (image[1] >> POOLS) * (image[2] >> POOLS)
     return Network(stem, body, nn.Identity(), nn.Identity(), features, classes)
@@ -69,10 +81,3 @@ def shortcut(in_channels: int, out_channels: int, stride: int, downsample: Downs
     if downsample == "binary":
         return nn.Sequential(GroupNetConv2d(in_channels, out_channels, 1, stride), nn.BatchNorm2d(out_channels))
     return float_shortcut(in_channels, out_channels, stride)
-
-
-def _groups(layers: Sequence[GroupLayer], blocks: int | None) -> list[Sequence[GroupLayer]]:
-    """Whole groups behind the first, which may be smaller."""
-    size = len(layers) if blocks is None else CONVOLUTIONS * blocks
-    first = len(layers) % size
-    return [layers[:first]] * (first > 0) + [layers[i : i + size] for i in range(first, len(layers), size)]

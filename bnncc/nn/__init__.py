@@ -2,6 +2,7 @@
 
 from bnncc.nn import estimators
 from bnncc.nn.channel_interaction import ChannelInteraction
+from bnncc.nn.circulant import CenterLoss, CirculantConv2d, MaxOverOrientations, Replicate
 from bnncc.nn.conv import BinaryConv1d, BinaryConv2d
 from bnncc.nn.group_net import GroupLayer, GroupNet, GroupNetConv2d, LayerwiseConv2d, set_tanh
 from bnncc.nn.interaction_graph import InteractionGraph
@@ -23,13 +24,17 @@ __all__ = [
     "BinaryLayer",
     "BinaryLinear",
     "Bits",
+    "CenterLoss",
     "ChannelInteraction",
+    "CirculantConv2d",
     "GroupLayer",
     "GroupNet",
     "GroupNetConv2d",
     "InteractionGraph",
     "LayerSummary",
     "LayerwiseConv2d",
+    "MaxOverOrientations",
+    "Replicate",
     "Sign",
     "Summary",
     "TrainedBinaryConv1d",

@@ -19,6 +19,7 @@ from bnncc.runtime.errors import OptionError
 from tests.conftest import randomise
 
 DIGITS = (1, 8, 8)
+EQUAL: tuple[EqualTo, ...] = ("macs", "bits")
 GROUP_NETS: list[tuple[Method, dict[str, Any]]] = [
     ("xnor", {}),
     ("group-net", {"downsample": "float"}),
@@ -106,8 +107,7 @@ def test_backbones_and_downsampling(backbone: Any, downsample: Any) -> None:
 def test_equal_products_and_bits() -> None:
     """At half of the reference's width the width that is found is one half, as near as a channel counts."""
     wide = build("resnet20", "xnor", width=0.5)
-    equal: tuple[EqualTo, ...] = ("macs", "bits")
-    for equal_to in equal:
+    for equal_to in EQUAL:
         net = build("resnet20", "bireal", width=0.5, equal_to=equal_to)
         assert [m.weight.shape for m in binary_layers(net)] == [m.weight.shape for m in binary_layers(wide)]
 
@@ -123,6 +123,27 @@ def test_five_bases_of_equal_products(model: Architecture) -> None:
         )
     assert five.binary_weights == 5 * one.binary_weights
     assert equal.binary_macs == pytest.approx(one.binary_macs, rel=0.08)
+
+
+@pytest.mark.parametrize("mixing", ["shared", "oriented"])
+@pytest.mark.parametrize("orientations", [4, 8])
+def test_orientations_of_equal_products_and_bits(orientations: int, mixing: Any) -> None:
+    """Products: width / M. Bits: width where filters are shared, width / sqrt(M) with a slice for each orientation."""
+    image, m = (3, 32, 32), orientations
+    options: dict[str, Any] = {"orientations": m, "mixing": mixing, "image": image}
+    with torch.device("meta"):
+        plain = build("resnet20", "xnor")
+        macs, bits = (build("resnet20", "cbcn", equal_to=equal_to, **options) for equal_to in EQUAL)
+        full = build("resnet20", "cbcn", **options)
+        counted = [summary(net, torch.empty(1, *image)) for net in (plain, macs, bits, full)]
+    assert counted[1].binary_macs == counted[0].binary_macs
+    assert counted[1].binary_weights == counted[0].binary_weights // (m if mixing == "oriented" else m * m)
+    assert counted[2].binary_weights == pytest.approx(counted[0].binary_weights, rel=0.08)
+    assert counted[3].binary_macs == m * m * counted[0].binary_macs
+    assert counted[3].binary_weights == counted[0].binary_weights * (m if mixing == "oriented" else 1)
+    assert [net.classifier.in_features for net in (macs, full)] == [64 // m, 64]
+    everything = build("resnet20", "cbcn", merge="all", **options)
+    assert everything.classifier.in_features == 64 * m
 
 
 def test_same_seed_same_weights() -> None:
@@ -143,6 +164,8 @@ def test_same_seed_same_weights() -> None:
         ("resnet18", {"equal_to": "time"}, r"equal_to is 'time'; allowed are None, 'macs', 'bits'\."),
         ("resnet18", {"equal_to": "macs", "reference": "float"}, "equal_to='macs' with the method float"),
         ("resnet18", {"backbone": "vgg"}, r"backbone is 'vgg'; allowed are None, 'xnor', 'bireal'\."),
+        ("resnet18", {"merge": "mean"}, r"merge is 'mean'; allowed are 'max', 'all'\."),
+        ("resnet18", {"sigma": 0.0}, "sigma is 0.0; allowed are finite numbers above 0"),
         ("resnet18", {"blocks": 0}, "blocks is 0; allowed are whole numbers from 1, and None"),
         ("resnet18", {"classes": 0}, "classes is 0; allowed are whole numbers from 1"),
         ("resnet18", {"width": float("nan")}, "width is nan; allowed are finite numbers above 0"),
