@@ -22,6 +22,7 @@ COMMANDS = ("compile", "run", "bench", "verify", "inspect", "targets", "doctor")
 
 # Packages that a command may find missing, and the extra of ours that brings each.
 EXTRAS = {"rich": "cli", "tvm": "compile", "tvm_ffi": "compile", "onnx": "compile", "ziglang": "compile"}
+EXTRAS |= {"torch": "train", "lightning_fabric": "train", "matplotlib": "train"}
 
 
 class Commands(click.Group):
