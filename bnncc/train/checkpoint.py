@@ -29,7 +29,7 @@ class State:
     seconds     so far
     threads     of torch
     sums        float [3] over the epoch that has begun: loss, images that were right, images
-    network, optimizer    their state dicts
+    network, centers, optimizer   their state dicts
     signs       bool, by name of latent weights: as they were when the epoch began
     """
 
@@ -41,6 +41,7 @@ class State:
     threads: int
     sums: Tensor
     network: dict[str, Tensor]
+    centers: dict[str, Tensor]
     optimizer: dict[str, object]
     signs: dict[str, Tensor]
 
@@ -77,8 +78,8 @@ def read(path: Path) -> State:
     if wrong or len(found) > len(wanted):
         raise InputError(f"{path}: {', '.join(wrong) or 'more'} is not as in a checkpoint; remove it and train anew")
     state = State(**found)
-    tensors = [*state.network.values(), *state.signs.values()]
-    names = [*state.network, *state.signs]
+    tensors = [*state.network.values(), *state.centers.values(), *state.signs.values()]
+    names = [*state.network, *state.centers, *state.signs]
     counts = min(state.epoch, state.step, state.threads - 1) >= 0 and state.sums.shape == (3,)
     if not counts or not all(isinstance(t, Tensor) for t in tensors) or not all(isinstance(n, str) for n in names):
         raise InputError(f"{path}: holds what no checkpoint has; remove it and train anew")

@@ -20,6 +20,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from bnncc import __version__
+from bnncc.nn.group_net import set_tanh
 from bnncc.progress import Progress, silent
 from bnncc.runtime import atomic
 from bnncc.runtime.errors import InputError, OptionError
@@ -116,7 +117,8 @@ class _Training:
         self.share = options.batch // fabric.world_size
         self.steps = _steps(len(data.train), options.batch, fabric.world_size)
         self.latent = parameters.latent(network)
-        objective = Objective(network, options, teacher)
+        objective = Objective(network, options, len(data.classes), teacher)
+        self.centers = objective.centers or nn.Module()
         self.optimizer = parameters.optimizer(objective, options)
         self.objective, self.stepper = fabric.setup(objective, self.optimizer)
         self.images, self.labels = (t.to(fabric.device) for t in (data.train.images, data.train.labels))
@@ -149,6 +151,7 @@ class _Training:
 
     def _run_epoch(self, wanted: threading.Event, progress: Progress) -> None:
         self.network.train()
+        self._begin_stage()
         indices = order(len(self.data.train), self.options.seed, self.epoch)
         written = told = time.monotonic()
         begun = written - self.seconds
@@ -180,11 +183,15 @@ class _Training:
         options, rank, world = self.options, self.fabric.global_rank, self.fabric.world_size
         chosen = indices[self.step * options.batch : (self.step + 1) * options.batch]
         chosen = chosen[: len(chosen) // world * world][rank::world]
-        done, steps = self.epoch * self.steps + self.step, options.epochs * self.steps
-        rate = options.learning_rate * factor(options.schedule, done, steps, round(options.warm_up * self.steps))
+        done = self.epoch * self.steps + self.step
+        first, last = (
+            (0, options.tanh_epochs) if self.epoch < options.tanh_epochs else (options.tanh_epochs, options.epochs)
+        )
+        place, steps = done - first * self.steps, (last - first) * self.steps
+        rate = options.learning_rate * factor(options.schedule, place, steps, round(options.warm_up * self.steps))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        torch.manual_seed((options.seed * steps + done) * world + rank)
+        torch.manual_seed((options.seed * options.epochs * self.steps + done) * world + rank)
         there = chosen.to(self.fabric.device)
         images = augment(self.images[there], chosen, options.seed, self.epoch, crop=options.crop, flip=options.flip)
         self.stepper.zero_grad()
@@ -195,6 +202,13 @@ class _Training:
             parameters.clip(list(self.latent.values()), options.clip)
         self.sums += torch.stack([loss.detach() * len(chosen), right, right.new_tensor(len(chosen))])
         return rate
+
+    def _begin_stage(self) -> None:
+        stage = self.options.tanh_epochs
+        if stage:
+            set_tanh(self.network, self.epoch < stage)
+        if stage and self.epoch == stage and self.step == 0:
+            self.optimizer.state.clear()
 
     def _end_epoch(self, begun: float, rate: float) -> None:
         if self.fabric.world_size > 1:  # BatchNorm's statistics: everybody's are the first one's
@@ -264,6 +278,7 @@ class _Training:
             threads=self.threads,
             sums=sums.cpu(),
             network=self.network.state_dict(),
+            centers=self.centers.state_dict(),
             optimizer=self.optimizer.state_dict(),
             signs=self.signs,
         )
@@ -273,6 +288,7 @@ class _Training:
         try:
             _check_same(str(self.path), json.loads(saved.about), json.loads(json.dumps(self.about)))
             self.network.load_state_dict(saved.network)
+            self.centers.load_state_dict(saved.centers)
             self.optimizer.load_state_dict(saved.optimizer)
             self.epochs = history.epochs(json.loads(saved.history))
             if {n: s.shape for n, s in saved.signs.items()} != {n: s.shape for n, s in self.signs.items()}:

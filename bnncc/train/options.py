@@ -13,7 +13,7 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 _WORDS = {"optimizer": Optimizer, "schedule": Schedule, "device": Device, "precision": Precision}
 # Whole numbers from 0 and from 1; fractions and rates from 0.
-_COUNTS = {"epochs": 1, "batch": 2, "processes": 1, "nodes": 1, "threads": 0, "seed": 0, "crop": 0}
+_COUNTS = {"epochs": 1, "batch": 2, "processes": 1, "nodes": 1, "threads": 0, "seed": 0, "crop": 0, "tanh_epochs": 0}
 _AMOUNTS: tuple[str, ...] = (
     "learning_rate",
     "momentum",
@@ -23,7 +23,7 @@ _AMOUNTS: tuple[str, ...] = (
     "alpha_decay",
     "clip",
 )
-_AMOUNTS += ("label_smoothing", "distill_weight", "checkpoint_seconds")
+_AMOUNTS += ("label_smoothing", "distill_weight", "center_weight", "checkpoint_seconds")
 _SHARES = ("momentum", "label_smoothing", "distill_weight")
 MOST_COUNT = (1 << 31) - 1
 
@@ -49,7 +49,10 @@ class Options:
     label_smoothing     share of the target that all classes get (Szegedy et al., CVPR 2016)
     distill_weight      share of the loss that the teacher's soft outputs have, where there is a teacher; the labels
                         have the rest. 1 is ReActNet's (Liu et al., ECCV 2020)
+    center_weight       of the center loss of features (Liu et al., CBCN, CVPR 2019; their coefficient is not known)
     crop, flip          training images are moved by up to `crop` pixels, and mirrored half of the time
+    tanh_epochs         Group-Net's first stage: so many epochs with tanh in place of signs; then optimizer and schedule
+                        begin anew
     device              what Lightning Fabric calls an accelerator
     processes, nodes    processes on a machine, one a device, and machines
     precision           of Lightning Fabric; binary sums stay exact in all of them
@@ -71,8 +74,10 @@ class Options:
     clip: float = 1.0
     label_smoothing: float = 0.0
     distill_weight: float = 1.0
+    center_weight: float = 0.0
     crop: int = 0
     flip: bool = False
+    tanh_epochs: int = 0
     device: Device = "auto"
     processes: int = 1
     nodes: int = 1
@@ -94,6 +99,7 @@ class Options:
             _check(name, value, f"numbers from 0{' to 1' if most == 1 else ''}", real and 0 <= value <= most)
         _check("learning_rate", self.learning_rate, "numbers above 0", self.learning_rate > 0)
         _check("flip", self.flip, "True and False", isinstance(self.flip, bool))
+        _check("tanh_epochs", self.tanh_epochs, "less than epochs", self.tanh_epochs < self.epochs)
         _check("warm_up", self.warm_up, "less than epochs", self.warm_up < self.epochs)
         _check("warm_up", self.warm_up, "0 with one-cycle", self.schedule != "one-cycle" or self.warm_up == 0)
         share = self.batch / (self.processes * self.nodes)

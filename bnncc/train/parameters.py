@@ -16,8 +16,8 @@ def latent(module: nn.Module) -> dict[str, nn.Parameter]:
 def optimizer(module: nn.Module, options: Options) -> torch.optim.Optimizer:
     """One that decays each kind by its own coefficient, as L2 in the loss, coefficient / 2 * sum of squares.
 
-    Kinds: latent weights; factors named alpha_w; other tensors of two or more axes; and the rest, biases, BatchNorm,
-    gates and activations' factors, without decay. Every group has the learning rate of the options as its highest.
+    Kinds: latent weights; factors named alpha_w; other tensors of two or more axes; and without decay the rest: biases,
+    BatchNorm, gates, activations' factors and the centers of classes.
     """
     latents = {id(weight) for weight in latent(module).values()}
     kinds: dict[float, list[nn.Parameter]] = {}
@@ -29,7 +29,7 @@ def optimizer(module: nn.Module, options: Options) -> torch.optim.Optimizer:
         elif name.rpartition(".")[2] == "alpha_w":
             decay = options.alpha_decay
         else:
-            decay = options.weight_decay if parameter.dim() > 1 else 0.0
+            decay = options.weight_decay if parameter.dim() > 1 and not name.startswith("centers.") else 0.0
         kinds.setdefault(decay, []).append(parameter)
     groups = [{"params": parameters, "weight_decay": decay} for decay, parameters in kinds.items()]
     if options.optimizer == "adam":
