@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 METHODS = ("float", "xnor", "bireal", "reactnet", "ci-bcnn", "group-net", "cbcn", "trained-binarization")
 MODELS = ("resnet20", "resnet18", "vgg-small")
 # Options of the command that are arguments of bnncc.models.build, and those that are fields of bnncc.train.Options.
-NETWORK = ("width", "equal_to", "backbone", "activation", "bases", "orientations", "mixing")
+NETWORK = ("width", "equal_to", "backbone", "activation", "bases", "orientations", "mixing", "merge")
 SHOWN = 8
 
 
@@ -64,6 +64,7 @@ SHOWN = 8
 @click.option("--bases", type=int, help="Of group-net.")
 @click.option("--orientations", type=click.Choice(["4", "8"]), help="Of cbcn.")
 @click.option("--mixing", type=click.Choice(["oriented", "shared"]), help="Of cbcn.")
+@click.option("--merge", type=click.Choice(["max", "all"]), help="Of cbcn: orientations that the classifier reads.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
 @click.option("--processes", type=int, default=1, show_default=True, help="On this machine, one a device.")
 @click.option("--nodes", type=int, default=1, show_default=True, help="Machines; start each with torchrun.")
