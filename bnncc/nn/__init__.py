@@ -6,6 +6,7 @@ from bnncc.nn.conv import BinaryConv1d, BinaryConv2d
 from bnncc.nn.interaction_graph import InteractionGraph
 from bnncc.nn.layer import BinaryLayer
 from bnncc.nn.linear import BinaryLinear
+from bnncc.nn.mining import Miner, MiningOptions, MiningResult, mine
 from bnncc.nn.quantizers import Bits, Sign
 from bnncc.nn.summary import LayerSummary, Summary, summary
 from bnncc.nn.trained_binarization import (
@@ -25,12 +26,16 @@ __all__ = [
     "ChannelInteraction",
     "InteractionGraph",
     "LayerSummary",
+    "Miner",
+    "MiningOptions",
+    "MiningResult",
     "Sign",
     "Summary",
     "TrainedBinaryConv1d",
     "TrainedBinaryConv2d",
     "TrainedBinaryLinear",
     "estimators",
+    "mine",
     "scale_penalty",
     "scaling_factors",
     "summary",
