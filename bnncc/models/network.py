@@ -29,13 +29,14 @@ class Network(nn.Module):
         return y
 
 
-def imagenet_stem(in_channels: int, channels: int) -> nn.Module:
-    """float [N, in_channels, H, W] -> float [N, channels, H / 4, W / 4]: 7x7 stride 2, BatchNorm, max-pool."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, channels, 7, stride=2, padding=3, bias=False),
-        nn.BatchNorm2d(channels),
-        nn.MaxPool2d(3, stride=2, padding=1),
-    )
+def imagenet_stem(in_channels: int, channels: int, *, pool_first: bool = False) -> nn.Module:
+    """float [N, in_channels, H, W] -> float [N, channels, H / 4, W / 4]: 7x7 stride 2, BatchNorm, max-pool.
+
+    `pool_first`: the last two in the other order, Group-Net's.
+    """
+    conv = nn.Conv2d(in_channels, channels, 7, stride=2, padding=3, bias=False)
+    norm, pool = nn.BatchNorm2d(channels), nn.MaxPool2d(3, stride=2, padding=1)
+    return nn.Sequential(conv, *((pool, norm) if pool_first else (norm, pool)))
 
 
 def cifar_stem(in_channels: int, channels: int) -> nn.Module:

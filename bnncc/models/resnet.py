@@ -22,22 +22,25 @@ def resnet(stem: nn.Module, widths: Sequence[int], convolutions: int, recipe: Re
         first = layer(channels, width, 1 if i == 0 else 2, recipe)
         stages.append(nn.Sequential(first, *(layer(width, width, 1, recipe) for _ in range(layers - 1))))
         channels = width
-    tail = nn.Sequential(nn.BatchNorm2d(channels), recipe.tail(channels)) if pre_activation else nn.Identity()
-    return Network(stem, nn.Sequential(*stages), tail, nn.AdaptiveAvgPool2d(1), channels, classes)
+    maps = recipe.maps * channels
+    tail = nn.Sequential(nn.BatchNorm2d(maps), recipe.tail(maps)) if pre_activation else nn.Identity()
+    pool = recipe.merged(nn.AdaptiveAvgPool2d(1))
+    features = recipe.maps_out * channels
+    return Network(recipe.replicate(stem), nn.Sequential(*stages), tail, pool, features, classes)
 
 
 class ShortcutLayer(nn.Module):
     """convolution -> BatchNorm -> + shortcut -> activation (Bi-Real Net, Liu et al., ECCV 2018).
 
-    float [N, C, H, W] -> float [N, O, H / stride, W / stride].
+    float [N, C, H, W] -> float [N, O, H / stride, W / stride], C and O times the recipe's maps.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, recipe: Recipe) -> None:
         super().__init__()
         self.conv = recipe.conv(in_channels, out_channels, 3, stride)
-        self.norm = nn.BatchNorm2d(out_channels)
+        self.norm = nn.BatchNorm2d(recipe.maps * out_channels)
         self.shortcut = shortcut(in_channels, out_channels, stride, recipe)
-        self.activation = recipe.activation(out_channels)
+        self.activation = recipe.activation(recipe.maps * out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.activation(self.norm(self.conv(x)) + self.shortcut(x))
@@ -47,16 +50,16 @@ class ShortcutLayer(nn.Module):
 class PreActivationBlock(nn.Module):
     """twice BatchNorm -> activation -> convolution, then + shortcut (He et al., ECCV 2016, with XNOR-Net's order).
 
-    float [N, C, H, W] -> float [N, O, H / stride, W / stride].
+    float [N, C, H, W] -> float [N, O, H / stride, W / stride], C and O times the recipe's maps.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, recipe: Recipe) -> None:
         super().__init__()
-        self.norm1 = nn.BatchNorm2d(in_channels)
-        self.activation1 = recipe.activation(in_channels)
+        self.norm1 = nn.BatchNorm2d(recipe.maps * in_channels)
+        self.activation1 = recipe.activation(recipe.maps * in_channels)
         self.conv1 = recipe.conv(in_channels, out_channels, 3, stride)
-        self.norm2 = nn.BatchNorm2d(out_channels)
-        self.activation2 = recipe.activation(out_channels)
+        self.norm2 = nn.BatchNorm2d(recipe.maps * out_channels)
+        self.activation2 = recipe.activation(recipe.maps * out_channels)
         self.conv2 = recipe.conv(out_channels, out_channels, 3, 1)
         self.shortcut = shortcut(in_channels, out_channels, stride, recipe)
 
@@ -71,9 +74,15 @@ def shortcut(in_channels: int, out_channels: int, stride: int, recipe: Recipe) -
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
     if recipe.downsample == "binary":
-        return nn.Sequential(recipe.conv(in_channels, out_channels, 1, stride), nn.BatchNorm2d(out_channels))
+        norm = nn.BatchNorm2d(recipe.maps * out_channels)
+        return nn.Sequential(recipe.conv(in_channels, out_channels, 1, stride), norm)
+    return float_shortcut(in_channels, out_channels, stride, recipe.maps)
+
+
+def float_shortcut(in_channels: int, out_channels: int, stride: int, maps: int = 1) -> nn.Module:
+    """Average pool -> FP 1x1, of each orientation by itself -> BatchNorm."""
     return nn.Sequential(
         nn.AvgPool2d(stride, stride),
-        nn.Conv2d(in_channels, out_channels, 1, bias=False),
-        nn.BatchNorm2d(out_channels),
+        nn.Conv2d(maps * in_channels, maps * out_channels, 1, groups=maps, bias=False),
+        nn.BatchNorm2d(maps * out_channels),
     )

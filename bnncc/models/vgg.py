@@ -19,10 +19,12 @@ def vgg(image: tuple[int, int, int], widths: Sequence[int], recipe: Recipe, clas
     layers: list[nn.Module] = []
     for i, width in enumerate(widths):
         for last in (False, True) if i > 0 else (True,):  # the stem is the first of the first stage
-            layers += [nn.BatchNorm2d(channels), recipe.activation(channels), recipe.conv(channels, width, 3, 1)]
+            maps = recipe.maps * channels
+            layers += [nn.BatchNorm2d(maps), recipe.activation(maps), recipe.conv(channels, width, 3, 1)]
             layers += [nn.MaxPool2d(2)] if last else []
             channels = width
-    tail = nn.Sequential(nn.BatchNorm2d(channels), recipe.tail(channels))
-    stem = nn.Conv2d(image[0], widths[0], 3, padding=1, bias=False)
-    features = channels * (image[1] >> POOLS) * (image[2] >> POOLS)
-    return Network(stem, nn.Sequential(*layers), tail, nn.Identity(), features, classes)
+    maps = recipe.maps * channels
+    tail = nn.Sequential(nn.BatchNorm2d(maps), recipe.tail(maps))
+    stem = recipe.replicate(nn.Conv2d(image[0], widths[0], 3, padding=1, bias=False))
+    features = recipe.maps_out * channels * (image[1] >> POOLS) * (image[2] >> POOLS)
+    return Network(stem, nn.Sequential(*layers), tail, recipe.merged(nn.Identity()), features, classes)

@@ -2,7 +2,9 @@
 
 from bnncc.nn import estimators
 from bnncc.nn.channel_interaction import ChannelInteraction
+from bnncc.nn.circulant import CenterLoss, CirculantConv2d, MaxOverOrientations, Replicate
 from bnncc.nn.conv import BinaryConv1d, BinaryConv2d
+from bnncc.nn.group_net import GroupLayer, GroupNet, GroupNetConv2d, LayerwiseConv2d, set_tanh
 from bnncc.nn.interaction_graph import InteractionGraph
 from bnncc.nn.layer import BinaryLayer
 from bnncc.nn.linear import BinaryLinear
@@ -23,12 +25,20 @@ __all__ = [
     "BinaryLayer",
     "BinaryLinear",
     "Bits",
+    "CenterLoss",
     "ChannelInteraction",
+    "CirculantConv2d",
+    "GroupLayer",
+    "GroupNet",
+    "GroupNetConv2d",
     "InteractionGraph",
     "LayerSummary",
+    "LayerwiseConv2d",
+    "MaxOverOrientations",
     "Miner",
     "MiningOptions",
     "MiningResult",
+    "Replicate",
     "Sign",
     "Summary",
     "TrainedBinaryConv1d",
@@ -38,5 +48,6 @@ __all__ = [
     "mine",
     "scale_penalty",
     "scaling_factors",
+    "set_tanh",
     "summary",
 ]

@@ -26,7 +26,7 @@ class LayerSummary:
     input_bits       1 where it binarises its input, else 32
     output_shape     of its last call; () for a module that only holds numbers of its own
     binary_weights   weights of one bit: the latent weights of a binary layer, base filters counted once
-    floats           other numbers that are stored, of 32 bits: parameters and floating-point buffers
+    floats           other numbers that are stored, of 32 bits: parameters and buffers, counters of batches aside
     trainable        how many of all these are trained
     binary_macs      products of two binarised numbers, in one forward of the example; 0 for other layers
     float_macs       products of a convolution or dense layer that is not binary
@@ -185,7 +185,7 @@ def _layer(name: str, part: nn.Module, call: tuple[tuple[int, ...], int], counte
     shape, macs = call
     bits = floats = trainable = 0
     for tensor in (*part.parameters(recurse=binary), *part.buffers(recurse=binary)):
-        if id(tensor) in counted or not tensor.is_floating_point():
+        if id(tensor) in counted or tensor.dtype == torch.int64:
             continue
         counted.add(id(tensor))
         if binary and tensor is part.weight:

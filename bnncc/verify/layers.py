@@ -24,7 +24,7 @@ import numpy as np
 
 from bnncc import bitpack
 from bnncc.ops import ONNX_DOMAIN, ONNX_VERSION
-from bnncc.ops.onnx import functions
+from bnncc.ops.onnx import LAYERS, functions
 from bnncc.runtime.array import Array
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def segments(model: onnx.ModelProto, values: Mapping[str, Array]) -> list[Segmen
     found: list[Segment] = []
     probed: set[str] = set()
     for index, node in enumerate(network.nodes):
-        if not _is(node, "BinaryConv", "BinaryGemm"):
+        if not _is(node, *LAYERS):
             continue
         signs = network.signs_of(node.input[0])
         own = {network.nodes[i].input[0] for i in signs}

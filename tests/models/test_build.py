@@ -12,12 +12,19 @@ from torch import nn
 import bnncc
 from bnncc.models import ARCHITECTURES, METHODS, Architecture, Method, Network, build
 from bnncc.models.build import EqualTo
-from bnncc.nn import summary
+from bnncc.nn import ChannelInteraction, InteractionGraph, summary
+from bnncc.nn.interaction_graph import Edge
 from bnncc.nn.layer import BinaryLayer
 from bnncc.runtime.errors import OptionError
 from tests.conftest import randomise
 
 DIGITS = (1, 8, 8)
+EQUAL: tuple[EqualTo, ...] = ("macs", "bits")
+GROUP_NETS: list[tuple[Method, dict[str, Any]]] = [
+    ("xnor", {}),
+    ("group-net", {"downsample": "float"}),
+    ("group-net", {"downsample": "float", "equal_to": "macs"}),
+]
 BINARY = [method for method in METHODS if method != "float"]
 
 
@@ -66,6 +73,25 @@ def test_methods_share_their_networks(model: Architecture, image: tuple[int, int
 
 
 @pytest.mark.parametrize("backbone", ["xnor", "bireal"])
+@torch.no_grad()
+def test_interactions_start_without_edges(backbone: Any) -> None:
+    """Then the network is its backbone's; an edge in a 1x1 convolution of a shortcut counts."""
+    options: dict[str, Any] = {"image": DIGITS, "width": 0.25, "backbone": backbone, "downsample": "binary"}
+    torch.manual_seed(0)
+    plain = build("resnet20", backbone, **options).eval()
+    torch.manual_seed(0)
+    net = build("resnet20", "ci-bcnn", **options).eval()
+    interactions = {name: m for name, m in net.named_modules() if isinstance(m, ChannelInteraction)}
+    assert len(interactions) == len(binary_layers(net)) == 20
+    x = torch.randn(2, *DIGITS)
+    before = net(x)
+    assert torch.equal(before, plain(x))
+    point = next(m for name, m in interactions.items() if "shortcut" in name)
+    point.graph = InteractionGraph.of(point.channels, [Edge(0, 1, up=((-100, 5),), down=())])
+    assert not torch.equal(net(x), before)
+
+
+@pytest.mark.parametrize("backbone", ["xnor", "bireal"])
 @pytest.mark.parametrize("downsample", ["float", "binary"])
 def test_backbones_and_downsampling(backbone: Any, downsample: Any) -> None:
     """Shortcuts around two convolutions or around each; the two 1x1 convolutions are binary or not."""
@@ -81,10 +107,43 @@ def test_backbones_and_downsampling(backbone: Any, downsample: Any) -> None:
 def test_equal_products_and_bits() -> None:
     """At half of the reference's width the width that is found is one half, as near as a channel counts."""
     wide = build("resnet20", "xnor", width=0.5)
-    equal: tuple[EqualTo, ...] = ("macs", "bits")
-    for equal_to in equal:
+    for equal_to in EQUAL:
         net = build("resnet20", "bireal", width=0.5, equal_to=equal_to)
         assert [m.weight.shape for m in binary_layers(net)] == [m.weight.shape for m in binary_layers(wide)]
+
+
+@pytest.mark.parametrize("model", ARCHITECTURES)
+def test_five_bases_of_equal_products(model: Architecture) -> None:
+    """Group-Net's products and bits grow with K times the width squared; the answer is good to a channel."""
+    image = (3, 32, 32)
+    with torch.device("meta"):
+        one, five, equal = (
+            summary(build(model, method, image=image, **options), torch.empty(1, *image))
+            for method, options in GROUP_NETS
+        )
+    assert five.binary_weights == 5 * one.binary_weights
+    assert equal.binary_macs == pytest.approx(one.binary_macs, rel=0.08)
+
+
+@pytest.mark.parametrize("mixing", ["shared", "oriented"])
+@pytest.mark.parametrize("orientations", [4, 8])
+def test_orientations_of_equal_products_and_bits(orientations: int, mixing: Any) -> None:
+    """Products: width / M. Bits: width where filters are shared, width / sqrt(M) with a slice for each orientation."""
+    image, m = (3, 32, 32), orientations
+    options: dict[str, Any] = {"orientations": m, "mixing": mixing, "image": image}
+    with torch.device("meta"):
+        plain = build("resnet20", "xnor")
+        macs, bits = (build("resnet20", "cbcn", equal_to=equal_to, **options) for equal_to in EQUAL)
+        full = build("resnet20", "cbcn", **options)
+        counted = [summary(net, torch.empty(1, *image)) for net in (plain, macs, bits, full)]
+    assert counted[1].binary_macs == counted[0].binary_macs
+    assert counted[1].binary_weights == counted[0].binary_weights // (m if mixing == "oriented" else m * m)
+    assert counted[2].binary_weights == pytest.approx(counted[0].binary_weights, rel=0.08)
+    assert counted[3].binary_macs == m * m * counted[0].binary_macs
+    assert counted[3].binary_weights == counted[0].binary_weights * (m if mixing == "oriented" else 1)
+    assert [net.classifier.in_features for net in (macs, full)] == [64 // m, 64]
+    everything = build("resnet20", "cbcn", merge="all", **options)
+    assert everything.classifier.in_features == 64 * m
 
 
 def test_same_seed_same_weights() -> None:
@@ -105,6 +164,9 @@ def test_same_seed_same_weights() -> None:
         ("resnet18", {"equal_to": "time"}, r"equal_to is 'time'; allowed are None, 'macs', 'bits'\."),
         ("resnet18", {"equal_to": "macs", "reference": "float"}, "equal_to='macs' with the method float"),
         ("resnet18", {"backbone": "vgg"}, r"backbone is 'vgg'; allowed are None, 'xnor', 'bireal'\."),
+        ("resnet18", {"merge": "mean"}, r"merge is 'mean'; allowed are 'max', 'all'\."),
+        ("resnet18", {"sigma": 0.0}, "sigma is 0.0; allowed are finite numbers above 0"),
+        ("resnet18", {"blocks": 0}, "blocks is 0; allowed are whole numbers from 1, and None"),
         ("resnet18", {"classes": 0}, "classes is 0; allowed are whole numbers from 1"),
         ("resnet18", {"width": float("nan")}, "width is nan; allowed are finite numbers above 0"),
         ("resnet18", {"image": (3, 225, 224)}, r"image is \(3, 225, 224\); allowed for resnet18 .* multiples of 32"),
