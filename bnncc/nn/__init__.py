@@ -8,6 +8,7 @@ from bnncc.nn.group_net import GroupLayer, GroupNet, GroupNetConv2d, LayerwiseCo
 from bnncc.nn.interaction_graph import InteractionGraph
 from bnncc.nn.layer import BinaryLayer
 from bnncc.nn.linear import BinaryLinear
+from bnncc.nn.mining import Miner, MiningOptions, MiningResult, mine
 from bnncc.nn.quantizers import Bits, Sign
 from bnncc.nn.summary import LayerSummary, Summary, summary
 from bnncc.nn.trained_binarization import (
@@ -34,6 +35,9 @@ __all__ = [
     "LayerSummary",
     "LayerwiseConv2d",
     "MaxOverOrientations",
+    "Miner",
+    "MiningOptions",
+    "MiningResult",
     "Replicate",
     "Sign",
     "Summary",
@@ -41,6 +45,7 @@ __all__ = [
     "TrainedBinaryConv2d",
     "TrainedBinaryLinear",
     "estimators",
+    "mine",
     "scale_penalty",
     "scaling_factors",
     "set_tanh",
