@@ -53,6 +53,11 @@ SHOWN = 8
 @click.option("--warm-start", metavar="RUN/", help="Start from the weights of this run.")
 @click.option("--center-weight", type=float, default=0.0, show_default=True, help="Of the center loss (cbcn).")
 @click.option("--tanh-epochs", type=int, default=0, show_default=True, help="First stage of group-net.")
+@click.option("--mine-every", type=int, help="Epochs between minings.  [default: of ci-bcnn a quarter of all; else 0]")
+@click.option("--mine-steps", type=int, default=60, show_default=True, help="Of the policy, in each layer.")
+@click.option(
+    "--mine-by", type=click.Choice(["policy", "least-squares", "random"]), default="policy", show_default=True
+)
 @click.option("--crop", type=int, help="Pixels that images are moved by.  [default: 4; digits: 0]")
 @click.option("--flip/--no-flip", default=None, help="Mirror half of the images.  [default: yes; digits: no]")
 @click.option("--size", type=click.IntRange(1), help="Pixels of a side to bring images to.")
@@ -116,6 +121,8 @@ def _plan(values: dict[str, str | int | float | bool | None]) -> Plan:
     digits = values["data"] == "digits"
     if values["flip"] is None:
         values["flip"] = not digits
+    if values["mine_every"] is None:
+        values["mine_every"] = max(1, int(values["epochs"] or 0) // 4) if values["method"] == "ci-bcnn" else 0
     if values["crop"] is None:
         values["crop"] = 0 if digits else 4
     fields = {each.name for each in dataclasses.fields(Options)}

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -160,6 +161,25 @@ def test_group_net_begins_with_tanh_and_ends_with_signs() -> None:
     assert len(found.epochs) == 3
     # each stage of one and of two steps has its own cycle: a first step is at 1 / 25 of the highest rate
     assert [e.learning_rate for e in found.epochs][:2] == pytest.approx([2e-4, 2e-4], rel=1e-9, abs=0)
+
+
+def test_interactions_are_mined_between_epochs_to_the_same_bits(tmp_path: Path) -> None:
+    given = Options(epochs=2, batch=16, mine_every=1, mine_steps=2, device="cpu", threads=1)
+    runs = []
+    for name in "ab":
+        torch.manual_seed(0)
+        module = build("vgg-small", "ci-bcnn", image=(1, 8, 8), width=1 / 16, classes=3)
+        history = fit(module, data(), given, tmp_path / name)
+        runs.append((module.state_dict(), history.epochs))
+    (state, epochs), (again, _) = runs
+    assert state.keys() == again.keys()
+    assert all(torch.equal(state[name], again[name]) for name in state)
+    assert [len(epoch.mined) for epoch in epochs] == [5, 0]
+    assert sum(len(table) for name, table in state.items() if name.endswith("interaction.up")) > 0
+    assert all(0 <= float(layer["policy"]) <= 1 for layer in epochs[0].mined)
+    resumed = build("vgg-small", "ci-bcnn", image=(1, 8, 8), width=1 / 16, classes=3)  # its graphs have no edges yet
+    fit(resumed, data(), given, tmp_path / "a")
+    assert all(torch.equal(resumed.state_dict()[name], state[name]) for name in state)
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
