@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bnncc.cli import output
 from bnncc.progress import bar
 from bnncc.runtime.errors import OptionError
 
@@ -78,8 +79,11 @@ SHOWN = 8
 )
 @click.option("--threads", type=int, default=0, show_default=True, help="Of each process; 0: torch decides.")
 @click.option("--checkpoint-seconds", type=float, default=60.0, show_default=True, help="At most between checkpoints.")
+@output.json_option
 @click.pass_context
-def command(context: click.Context, /, out: str, resume: bool, **values: str | int | float | bool | None) -> None:
+def command(
+    context: click.Context, /, out: str, resume: bool, json_file: str | None, **values: str | int | float | bool | None
+) -> None:
     """Train a network on images, and leave checkpoint, log, curves, summary and ONNX file in OUT.
 
     The same command, or --resume, goes on where training was cut off, to the same bits on CPU. Ctrl-C is safe.
@@ -109,7 +113,9 @@ def command(context: click.Context, /, out: str, resume: bool, **values: str | i
     with bar() as progress:
         history = run(plan, out, progress=progress, on_epoch=_tell, on_warm_start=_tell_warm_start)
     if history.rank == 0:
-        click.echo(f"{Path(out)}: test accuracy {history.epochs[-1].test_accuracy:.2%}")
+        report = {**history.about, "epochs": [dataclasses.asdict(epoch) for epoch in history.epochs]}
+        accuracy = history.epochs[-1].test_accuracy
+        output.show(report, json_file, lambda: click.echo(f"{Path(out)}: test accuracy {accuracy:.2%}"))
 
 
 def _plan(values: dict[str, str | int | float | bool | None]) -> Plan:
@@ -135,15 +141,16 @@ def _plan(values: dict[str, str | int | float | bool | None]) -> Plan:
 def _tell(epoch: Epoch) -> None:
     click.echo(
         f"epoch {epoch.epoch}  loss {epoch.loss:.3f}  accuracy {epoch.accuracy:.1%}  test loss {epoch.test_loss:.3f}  "
-        f"test accuracy {epoch.test_accuracy:.2%}  flips {epoch.flips:.2%}  {epoch.seconds:.0f} s"
+        f"test accuracy {epoch.test_accuracy:.2%}  flips {epoch.flips:.2%}  {epoch.seconds:.0f} s",
+        err=True,
     )
 
 
 def _tell_warm_start(started: WarmStart) -> None:
     if not started.taken:
         raise OptionError("--warm-start: nothing there has a name and shape of this network; give another run")
-    click.echo(f"warm start: {len(started.taken)} tensors taken")
+    click.echo(f"warm start: {len(started.taken)} tensors taken", err=True)
     for what, names in (("not there, so new", started.kept), ("of no use here", started.left)):
         if names:
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            click.echo(f"warm start: {what}: {', '.join(sorted(names)[:SHOWN])}{more}")
+            click.echo(f"warm start: {what}: {', '.join(sorted(names)[:SHOWN])}{more}", err=True)

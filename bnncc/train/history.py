@@ -24,7 +24,7 @@ class Epoch:
     loss, accuracy  mean over the training images as they were met, moved and mirrored
     flips           part of the latent weights whose sign is another than when the epoch began
     layer_flips     their number, by weight
-    mined           for each layer what mining after this epoch changed (fields of `bnncc.nn.mining.MiningResult`)
+    mined           for each layer what mining after this epoch changed (fields of `bnncc.nn.mining.miner.MiningResult`)
     """
 
     seed: int

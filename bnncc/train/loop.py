@@ -115,7 +115,6 @@ class _Training:
         self.fabric, self.network, self.data, self.options = fabric, network, data, options
         self.path = folder / checkpoint.NAME if folder else None
         self.log = folder / history.LOG if folder else None
-        self.share = options.batch // fabric.world_size
         self.steps = _steps(len(data.train), options.batch, fabric.world_size)
         self.latent = parameters.latent(network)
         objective = Objective(network, options, len(data.classes), teacher)
@@ -162,7 +161,7 @@ class _Training:
             self.step += 1
             now = time.monotonic()
             self.seconds = now - begun
-            if now - told >= SECONDS_BETWEEN or self.step == self.steps:
+            if self.fabric.is_global_zero and (now - told >= SECONDS_BETWEEN or self.step == self.steps):
                 told = now
                 progress(self._text(), self.epoch * self.steps + self.step, self.options.epochs * self.steps)
             if self.step == self.steps:

@@ -25,6 +25,7 @@ _COUNTS = {
     "tanh_epochs": 0,
     "mine_every": 0,
     "mine_batches": 3,
+    "mine_steps": 0,
 }
 _AMOUNTS: tuple[str, ...] = (
     "learning_rate",
@@ -70,7 +71,7 @@ class Options:
                         each 50
     mine_batches        of training images that are mined on, as they are; a third of them only tells the agreement
     mine_steps          of the policy, in each layer
-    mine_by             whose edges are taken, see `bnncc.nn.mining.MiningOptions`
+    mine_by             whose edges are taken, see `bnncc.nn.mining.options.MiningOptions`
     device              what Lightning Fabric calls an accelerator
     processes, nodes    processes on a machine, one a device, and machines
     precision           of Lightning Fabric; binary sums stay exact in all of them
