@@ -7,7 +7,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from bnncc.ops import ONNX_DOMAIN, ONNX_VERSION, binarize, binary_conv, binary_gemm
+from bnncc.ops import ONNX_DOMAIN, ONNX_VERSION
+from bnncc.ops import onnx as operators
 
 Array = np.ndarray[Any, Any]
 
@@ -45,5 +46,5 @@ def model(
         graph,
         opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid(ONNX_DOMAIN, ONNX_VERSION)],
         ir_version=10,
-        functions=[op.function() for op in (binarize, binary_conv, binary_gemm)] if functions else [],
+        functions=operators.functions() if functions else [],
     )

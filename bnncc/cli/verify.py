@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from bnncc.cli import output
-from bnncc.progress import Progress, silent
+from bnncc.progress import Progress, bar
 from bnncc.runtime import atomic
 from bnncc.runtime.errors import GateError, OptionError
 
@@ -18,8 +16,6 @@ if TYPE_CHECKING:
     from bnncc.verify.case import Case
     from bnncc.verify.gates import Figures, Gate
     from bnncc.verify.verification import Verification
-
-SECONDS_BETWEEN = 0.1
 
 
 @click.command()
@@ -127,7 +123,8 @@ def command(
             progress=progress,
         )
 
-    found = _with_bar(work)
+    with bar() as progress:
+        found = work(progress)
     figures: Figures = {"bytes": found.bytes}
     if "instructions" in limits or (update_baseline and not instructions.missing(chosen)):
         figures["instructions"] = instructions.count(model, chosen, options)
@@ -229,24 +226,3 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise click.BadParameter(f"{text!r}: allowed is 0.5 or 0.5,0.5,0.5", param_hint=option) from None
-
-
-def _with_bar(work: Callable[[Progress], Verification]) -> Verification:
-    """Run with a bar that shows the time left, where there is a terminal."""
-    terminal = output.console(stderr=True)
-    if not terminal.is_terminal:
-        return work(silent)
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=terminal, transient=True) as bar:
-        task, shown, at = bar.add_task("reading", total=None), "", 0.0
-
-        def progress(stage: str, done: int, total: int) -> None:
-            nonlocal shown, at
-            if stage != shown or time.monotonic() - at > SECONDS_BETWEEN:
-                shown, at = stage, time.monotonic()
-                bar.update(task, description=stage, completed=done, total=total)
-
-        return work(progress)

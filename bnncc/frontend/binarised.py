@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bnncc.frontend.translate import module_path
 from bnncc.ops import ONNX_DOMAIN, ONNX_VERSION, binarize
+from bnncc.ops.onnx import LAYERS
 from bnncc.runtime.errors import ModelError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def state_binarised(model: "onnx.ModelProto", name: str) -> None:
     producer = {output: node for node in graph.node for output in node.output}
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for i, layer in reversed(list(enumerate(graph.node))):
-        if layer.domain != ONNX_DOMAIN or layer.op_type == binarize.NAME:
+        if layer.domain != ONNX_DOMAIN or layer.op_type not in LAYERS:
             continue
         source = _behind_moves(layer.input[0], producer)
         if source is not None and source.op_type == binarize.NAME:

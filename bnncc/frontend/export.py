@@ -24,7 +24,8 @@ from bnncc.frontend.capture import Example, capture, first_line
 from bnncc.frontend.fold import fold
 from bnncc.frontend.selfcheck import compare
 from bnncc.frontend.translate import OPSET, translate
-from bnncc.ops import ONNX_DOMAIN, ONNX_VERSION, binarize, binary_conv, binary_gemm
+from bnncc.ops import ONNX_DOMAIN, ONNX_VERSION
+from bnncc.ops.onnx import LAYERS, OPERATORS
 from bnncc.runtime import atomic
 from bnncc.runtime.errors import ModelError
 
@@ -70,7 +71,7 @@ def export(
         compared = compare(captured, program, decomposed, model, origins) if check else 0
         checked = time.perf_counter() - checking if check else 0.0
     atomic.write(path, model.SerializeToString(deterministic=True))
-    layers = sum(node.domain == ONNX_DOMAIN and node.op_type != binarize.NAME for node in model.graph.node)
+    layers = sum(node.domain == ONNX_DOMAIN and node.op_type in LAYERS for node in model.graph.node)
     checks = f"{checked:.1f} s of them to check it on {compared} inputs" if check else "not checked"
     seconds = time.perf_counter() - start
     _LOGGER.info("%s: %d binary layers, exported in %.1f s, %s", path, layers, seconds, checks)
@@ -78,8 +79,7 @@ def export(
 
 def _attach_functions(model: onnx.ModelProto) -> None:
     used = {node.op_type for node in model.graph.node if node.domain == ONNX_DOMAIN}
-    operators = (op for op in (binarize, binary_conv, binary_gemm) if op.NAME in used)
-    model.functions.extend(op.function() for op in operators)
+    model.functions.extend(operator.function() for operator in OPERATORS if operator.NAME in used)
     del model.opset_import[:]
     model.opset_import.append(helper.make_opsetid("", OPSET))
     if used:

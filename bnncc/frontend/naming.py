@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from bnncc.frontend.translate import module_path
-from bnncc.ops import ONNX_DOMAIN, binarize
+from bnncc.ops import ONNX_DOMAIN
+from bnncc.ops.onnx import LAYERS
 
 if TYPE_CHECKING:
     import onnx
@@ -34,7 +35,7 @@ def name(
     paths = [_path(node) for node in graph.node]
     nodes_of = Counter(paths)
     for node, path in zip(graph.node, paths, strict=True):
-        whole = node.domain == ONNX_DOMAIN and node.op_type != binarize.NAME
+        whole = node.domain == ONNX_DOMAIN and node.op_type in LAYERS
         whole = whole or (nodes_of[path] == 1 and not list(modules.get(path, nn.Module()).children()))
         wanted = path if path and whole else ".".join(filter(None, (path, node.op_type.lower())))
         node.name = _unused(wanted, taken)

@@ -3,7 +3,11 @@
 - bnncc::binarize: x -> +-1, or {0, 1} (bnncc/ops/binarize.py)
 - bnncc::binary_conv: binarised x [N, C, ...], quantized weight [O, C / groups, ...] -> [N, O, ...], and an x
   without N gives a result without it (ops/binary_conv.py)
+- bnncc::circulant_expand: quantized base filters [O, slices * C, 3, 3] or [.., 1, 1] -> the weight [M * O, M * C, ..]
+  of all M orientations (ops/circulant_expand.py)
 - bnncc::binary_gemm: binarised x [..., K], quantized weight [N, K] -> [..., N] (ops/binary_gemm.py)
+- bnncc::channel_interaction: acc [..., C, spatial axes], tables int32 [steps, 4] -> as acc
+  (ops/channel_interaction.py)
 
 Each is composite: training, torch.func, torch.compile, fake and half tensors see the torch operators inside, while
 torch.fx and torch.export keep the call, from which the exporter writes one ONNX node. Sums are taken in float32 at
@@ -17,6 +21,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from bnncc.ops import circulant_expand as rotations
+from bnncc.ops.circulant_expand import Mixing
 
 _LIBRARY = torch.library.Library("bnncc", "DEF")  # type: ignore[no-untyped-call]
 
@@ -42,6 +49,16 @@ def binary_conv(
 def binary_gemm(x: Tensor, weight: Tensor) -> Tensor:
     """x weight^T."""
     return cast(Tensor, torch.ops.bnncc.binary_gemm(x, weight))
+
+
+def channel_interaction(acc: Tensor, up: Tensor, down: Tensor, spatial: int) -> Tensor:
+    """spatial: how many axes follow the channels. Its gradient is that of acc: the steps have none."""
+    return cast(Tensor, torch.ops.bnncc.channel_interaction(acc, up, down, spatial))
+
+
+def circulant_expand(weight: Tensor, orientations: int, mixing: Mixing) -> Tensor:
+    """The layout of channels is that of ops/circulant_expand.py; a gradient is turned back and summed by autograd."""
+    return cast(Tensor, torch.ops.bnncc.circulant_expand(weight, orientations, mixing))
 
 
 def _binarize(x: Tensor, unipolar: bool, threshold: float) -> Tensor:
@@ -71,6 +88,33 @@ def _binary_conv(
 
 def _binary_gemm(x: Tensor, weight: Tensor) -> Tensor:
     return _exact(functional.linear, x, weight)
+
+
+def _channel_interaction(acc: Tensor, up: Tensor, down: Tensor, spatial: int) -> Tensor:
+    axis = acc.dim() - 1 - spatial
+    wide = acc.to(torch.promote_types(acc.dtype, torch.float32))
+    read = wide.detach()
+    change = torch.zeros_like(read)
+    for table, reaches in ((up, torch.ge), (down, torch.le)):
+        teacher, student, threshold, delta = table.unbind(1)
+        limit, step = (column.to(wide.dtype).reshape(-1, *[1] * spatial) for column in (threshold, delta))
+        reached = reaches(read.index_select(axis, teacher), limit)
+        change = change.index_add(axis, student, reached.to(wide.dtype) * step)
+    return (wide + change).to(acc.dtype)
+
+
+def _circulant_expand(weight: Tensor, orientations: int, mixing: str) -> Tensor:
+    kernel = weight.shape[2:]
+    if kernel not in ((3, 3), (1, 1)):
+        raise ValueError(f"circulant_expand: kernel is {tuple(kernel)}, allowed: (3, 3), (1, 1)")
+    slices = rotations.slices(orientations, mixing)
+    base = weight.reshape(weight.shape[0], slices, weight.shape[1] // slices, -1)  # [O, slices, C, T]
+    turned = []
+    for k in range(orientations):
+        taps = base[..., list(rotations.turned(k * (8 // orientations), base.shape[-1]))]
+        shifted = taps.roll(k, 1) if slices > 1 else taps.expand(-1, orientations, -1, -1)
+        turned.append(shifted.flatten(1, 2))
+    return torch.cat(turned).reshape(-1, orientations * base.shape[2], *kernel)
 
 
 def _exact(product: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor) -> Tensor:
@@ -121,6 +165,14 @@ def _vmap_conv(
     return (y.squeeze(0) if single else y.movedim(1, 0)), 0
 
 
+def _vmap_expand(info: Any, in_dims: _Dims, weight: Tensor, orientations: int, mixing: Mixing) -> tuple[Tensor, int]:
+    """Filters do not meet each other: a batch of them is more filters."""
+    weight = weight.movedim(int(in_dims[0] or 0), 0)
+    expanded = circulant_expand(weight.flatten(0, 1), orientations, mixing)
+    by_filter = expanded.reshape(orientations, *weight.shape[:2], *expanded.shape[1:])
+    return by_filter.transpose(0, 1).flatten(1, 2), 0
+
+
 def _vmap_gemm(info: Any, in_dims: _Dims, x: Tensor, weight: Tensor) -> tuple[Tensor, int]:
     of_x, of_weight = in_dims
     if of_weight is None:
@@ -129,6 +181,24 @@ def _vmap_gemm(info: Any, in_dims: _Dims, x: Tensor, weight: Tensor) -> tuple[Te
     weight = weight.movedim(of_weight, 0).mT
     rows = x.reshape(info.batch_size, -1, x.shape[-1])
     return _exact(torch.bmm, rows, weight).reshape(*x.shape[:-1], weight.shape[-1]), 0
+
+
+def _vmap_interaction(
+    info: Any, in_dims: _Dims, acc: Tensor, up: Tensor, down: Tensor, spatial: int
+) -> tuple[Tensor, int]:
+    """A batch of tables is a loop: each has steps of its own."""
+    of_acc, *of_tables = in_dims[:3]
+    if of_tables == [None, None]:
+        return channel_interaction(acc.movedim(int(of_acc or 0), 0), up, down, spatial), 0
+
+    def one(i: int, x: Tensor, at: int | None) -> Tensor:
+        return x if at is None else x.select(at, i)
+
+    parts = [
+        channel_interaction(one(i, acc, of_acc), one(i, up, of_tables[0]), one(i, down, of_tables[1]), spatial)
+        for i in range(info.batch_size)
+    ]
+    return torch.stack(parts), 0
 
 
 for _signature, _operator, _rule in (
@@ -140,6 +210,12 @@ for _signature, _operator, _rule in (
         _vmap_conv,
     ),
     ("binary_gemm(Tensor x, Tensor weight) -> Tensor", _binary_gemm, _vmap_gemm),
+    (
+        "channel_interaction(Tensor acc, Tensor up, Tensor down, int spatial) -> Tensor",
+        _channel_interaction,
+        _vmap_interaction,
+    ),
+    ("circulant_expand(Tensor weight, int orientations, str mixing) -> Tensor", _circulant_expand, _vmap_expand),
 ):
     _name = _signature.partition("(")[0]
     _LIBRARY.define(_signature)  # type: ignore[no-untyped-call]

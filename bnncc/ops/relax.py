@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from bnncc.ops import (
     binarize,
     binary_conv2d,
+    channel_interaction,
     check_indices,
     conv2d_int8,
     or_pool2d,
@@ -50,6 +51,7 @@ _ABOVE_TVM = 11  # what TVM registers itself has level 10
 OPS: tuple[Operator, ...] = (
     binarize,
     binary_conv2d,
+    channel_interaction,
     pack,
     pad_bits,
     xnor_conv2d,

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from bnncc import bitpack
-from bnncc.ops import ONNX_DOMAIN, ONNX_VERSION, binarize, binary_conv, binary_gemm
+from bnncc.ops import ONNX_DOMAIN, ONNX_VERSION
+from bnncc.ops.onnx import LAYERS, functions
 from bnncc.runtime.array import Array
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def segments(model: onnx.ModelProto, values: Mapping[str, Array]) -> list[Segmen
     found: list[Segment] = []
     probed: set[str] = set()
     for index, node in enumerate(network.nodes):
-        if not _is(node, "BinaryConv", "BinaryGemm"):
+        if not _is(node, *LAYERS):
             continue
         signs = network.signs_of(node.input[0])
         own = {network.nodes[i].input[0] for i in signs}
@@ -197,7 +198,7 @@ def join(model: onnx.ModelProto, parts: Iterable[Segment], values: Mapping[str, 
         graph,
         opset_imports=[helper.make_opsetid(domain, version) for domain, version in imports.items()],
         ir_version=max(model.ir_version, 8),
-        functions=[operator.function() for operator in (binarize, binary_conv, binary_gemm)],
+        functions=functions(),
     )
     return _with_types(made, parts, values)
 

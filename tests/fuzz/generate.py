@@ -17,7 +17,8 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper, shape_inference
 
-from bnncc.ops import ONNX_DOMAIN, ONNX_VERSION, binarize, binary_conv, binary_gemm
+from bnncc.ops import ONNX_DOMAIN, ONNX_VERSION
+from bnncc.ops import onnx as operators
 
 Array = npt.NDArray[Any]
 
@@ -178,7 +179,7 @@ class Graph:
         )
         ours = any(node.domain for node in self.nodes)
         domains = [helper.make_opsetid("", self.opset)] + [helper.make_opsetid(ONNX_DOMAIN, ONNX_VERSION)] * ours
-        functions = [op.function() for op in (binarize, binary_conv, binary_gemm)] if ours else []
+        functions = operators.functions() if ours else []
         return helper.make_model(graph, opset_imports=domains, ir_version=10, functions=functions)
 
     def roughness(self) -> float:

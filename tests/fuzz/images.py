@@ -115,6 +115,20 @@ def binary_conv(g: Graph) -> bool:
     )  # fmt: skip
 
 
+def interaction(g: Graph) -> bool:
+    x = g.find("float32", ranks=(2, 3, 4), exact=True)
+    if x is None or g.opset != 18 or x.shape[1] < 2:
+        return False
+    tables = []
+    for _ in range(2):
+        steps, c = g.number(0, 9), x.shape[1]
+        teacher = g.rng.integers(0, c, steps)
+        student = (teacher + g.rng.integers(1, c, steps)) % c
+        rows = [teacher, student, g.rng.integers(-8, 9, steps), g.rng.integers(-4, 5, steps)]
+        tables.append(g.constant(np.stack(rows, axis=1), "int32"))
+    return g.add("ChannelInteraction", [x, *tables], x.high + 72, x.step, domain=ONNX_DOMAIN, shape=x.shape)
+
+
 def normalise(g: Graph) -> bool:
     x = g.find("float32", ranks=range(2, 6), exact=True)
     if x is None or x.high > 1e3:
@@ -160,5 +174,5 @@ def _window(g: Graph, sizes: tuple[int, ...], *, pool: bool) -> dict[str, Any]:
 
 
 ALL: list[Maker] = [
-    batch_norm, conv, conv, conv_transpose, pool, pool, binary_conv, binary_conv, normalise,
+    batch_norm, conv, conv, conv_transpose, pool, pool, binary_conv, binary_conv, interaction, normalise,
 ]  # fmt: skip

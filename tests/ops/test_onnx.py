@@ -16,9 +16,10 @@ from onnx import TensorProto, helper
 
 from bnncc import bitpack
 from bnncc.ops import binarize, binary_conv, binary_gemm
+from bnncc.ops.onnx import OPERATORS
 
 Array = npt.NDArray[Any]
-FUNCTIONS = {op.NAME: op.function() for op in (binarize, binary_conv, binary_gemm)}
+FUNCTIONS = {op.NAME: op.function() for op in OPERATORS}
 
 
 def one_node(op: str, inputs: dict[str, Array], weights: dict[str, Array], **attributes: Any) -> onnx.ModelProto:
@@ -211,7 +212,7 @@ def test_runtime_does_not_fold_a_batch_norm_into_the_weights() -> None:
     np.testing.assert_array_equal(run(model, {"x": x})[zero], np.float32(0))
 
 
-@pytest.mark.parametrize("op", [binarize, binary_conv, binary_gemm])
+@pytest.mark.parametrize("op", OPERATORS)
 def test_schema_agrees_with_the_function(op: Any) -> None:
     schema, function = op.schema(), op.function()
     assert (schema.name, schema.domain, schema.since_version) == (op.NAME, "bnncc", 1)
@@ -233,11 +234,13 @@ def test_schema_infers_shapes() -> None:
     a, b = np.ones((5, 12), np.float32), np.zeros((3, 2), np.uint8)
     gemm = one_node("BinaryGemm", {"x": a}, {"w": b}, channels=12)
     sign = one_node("Binarize", {"x": x}, {})
-    schemas = [op.schema() for op in (binarize, binary_conv, binary_gemm)]
+    steps = np.array([[0, 1, 2, 3]], np.int32)
+    interaction = one_node("ChannelInteraction", {"x": x}, {"up": steps, "down": steps})
+    schemas = [op.schema() for op in OPERATORS]
     for schema in schemas:
         onnx.defs.register_schema(schema)
     try:
-        for model, expected in ((conv, (2, 4, 4, 8)), (gemm, (5, 3)), (sign, x.shape)):
+        for model, expected in ((conv, (2, 4, 4, 8)), (gemm, (5, 3)), (sign, x.shape), (interaction, x.shape)):
             del model.functions[:]
             inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph.output[0]
             assert tuple(d.dim_value for d in inferred.type.tensor_type.shape.dim) == expected

@@ -27,7 +27,8 @@ class Record:
 def apply(model: onnx.ModelProto) -> tuple[Record, ...]:
     """Rewrite a checked model in place, dialect by dialect."""
     from bnncc.frontend.dialects import standard_sign
-    from bnncc.ops import ONNX_DOMAIN, ONNX_VERSION, binarize, binary_conv, binary_gemm
+    from bnncc.ops import ONNX_DOMAIN, ONNX_VERSION
+    from bnncc.ops.onnx import functions
 
     # In this order: a dialect may leave what a later one reads.
     dialects: tuple[Callable[[onnx.ModelProto], Record], ...] = (standard_sign.rewrite,)
@@ -36,7 +37,5 @@ def apply(model: onnx.ModelProto) -> tuple[Record, ...]:
         if not any(entry.domain == ONNX_DOMAIN for entry in model.opset_import):
             model.opset_import.add(domain=ONNX_DOMAIN, version=ONNX_VERSION)
         known = {(function.domain, function.name) for function in model.functions}
-        for operator in (binarize, binary_conv, binary_gemm):
-            if (ONNX_DOMAIN, operator.NAME) not in known:
-                model.functions.append(operator.function())
+        model.functions.extend(body for body in functions() if (body.domain, body.name) not in known)
     return records
