@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 METHODS = ("float", "xnor", "bireal", "reactnet", "ci-bcnn", "group-net", "cbcn", "trained-binarization")
 MODELS = ("resnet20", "resnet18", "vgg-small")
 # Options of the command that are arguments of bnncc.models.build, and those that are fields of bnncc.train.Options.
-NETWORK = ("width", "equal_to", "backbone", "activation", "bases", "orientations", "mixing")
+NETWORK = ("width", "equal_to", "backbone", "activation", "bases", "orientations", "mixing", "merge")
 SHOWN = 8
 
 
@@ -53,6 +53,11 @@ SHOWN = 8
 @click.option("--warm-start", metavar="RUN/", help="Start from the weights of this run.")
 @click.option("--center-weight", type=float, default=0.0, show_default=True, help="Of the center loss (cbcn).")
 @click.option("--tanh-epochs", type=int, default=0, show_default=True, help="First stage of group-net.")
+@click.option("--mine-every", type=int, help="Epochs between minings.  [default: of ci-bcnn a quarter of all; else 0]")
+@click.option("--mine-steps", type=int, default=60, show_default=True, help="Of the policy, in each layer.")
+@click.option(
+    "--mine-by", type=click.Choice(["policy", "least-squares", "random"]), default="policy", show_default=True
+)
 @click.option("--crop", type=int, help="Pixels that images are moved by.  [default: 4; digits: 0]")
 @click.option("--flip/--no-flip", default=None, help="Mirror half of the images.  [default: yes; digits: no]")
 @click.option("--size", type=click.IntRange(1), help="Pixels of a side to bring images to.")
@@ -64,6 +69,7 @@ SHOWN = 8
 @click.option("--bases", type=int, help="Of group-net.")
 @click.option("--orientations", type=click.Choice(["4", "8"]), help="Of cbcn.")
 @click.option("--mixing", type=click.Choice(["oriented", "shared"]), help="Of cbcn.")
+@click.option("--merge", type=click.Choice(["max", "all"]), help="Of cbcn: orientations that the classifier reads.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
 @click.option("--processes", type=int, default=1, show_default=True, help="On this machine, one a device.")
 @click.option("--nodes", type=int, default=1, show_default=True, help="Machines; start each with torchrun.")
@@ -115,6 +121,8 @@ def _plan(values: dict[str, str | int | float | bool | None]) -> Plan:
     digits = values["data"] == "digits"
     if values["flip"] is None:
         values["flip"] = not digits
+    if values["mine_every"] is None:
+        values["mine_every"] = max(1, int(values["epochs"] or 0) // 4) if values["method"] == "ci-bcnn" else 0
     if values["crop"] is None:
         values["crop"] = 0 if digits else 4
     fields = {each.name for each in dataclasses.fields(Options)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,7 @@ class Epoch:
     loss, accuracy  mean over the training images as they were met, moved and mirrored
     flips           part of the latent weights whose sign is another than when the epoch began
     layer_flips     their number, by weight
+    mined           for each layer what mining after this epoch changed (fields of `bnncc.nn.mining.MiningResult`)
     """
 
     seed: int
@@ -39,6 +40,7 @@ class Epoch:
     test_accuracy: float
     flips: float
     layer_flips: Mapping[str, int]
+    mined: Sequence[Mapping[str, str | int | float]] = ()
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from bnncc import __version__
 from bnncc.nn.group_net import set_tanh
+from bnncc.nn.mining import MiningOptions, MiningResult, mine
 from bnncc.progress import Progress, silent
 from bnncc.runtime import atomic
 from bnncc.runtime.errors import InputError, OptionError
@@ -219,6 +220,7 @@ class _Training:
                 self.network, self.data, self.data.test, first=self.fabric.global_rank, stride=self.fabric.world_size
             )
         trained, tested = self._of_all(self.sums), self._of_all(tested)
+        mined = self._mined()
         signs = parameters.signs(self.latent)
         flips = parameters.flips(self.signs, signs)
         self.seconds = time.monotonic() - begun
@@ -245,12 +247,27 @@ class _Training:
                 test_accuracy=test_accuracy,
                 flips=sum(flips.values()) / max(1, sum(s.numel() for s in signs.values())),
                 layer_flips=flips,
+                mined=[dataclasses.asdict(result) for result in mined],
             )
         )
         self.signs, self.sums = signs, self._no_sums()
         self._write()
         if self.log and self.fabric.is_global_zero:
             self._history().write(self.log)
+
+    def _mined(self) -> list[MiningResult]:
+        """After the epoch that ends. Every process finds the same: weights, statistics and batches are."""
+        options, done = self.options, self.epoch + 1
+        if not options.mine_every or done % options.mine_every or done == options.epochs:
+            return []
+        drawn = order(len(self.data.train), options.seed, self.epoch)[: options.batch * options.mine_batches]
+        batches = []
+        for first in range(0, len(drawn), options.batch):
+            there = drawn[first : first + options.batch].to(self.images.device)
+            batches.append((self.data.normalised(self.images[there]), self.labels[there]))
+        generator = torch.Generator().manual_seed(options.seed * options.epochs + self.epoch)
+        self.network.eval()
+        return mine(self.network, batches, MiningOptions(by=options.mine_by, steps=options.mine_steps), generator)
 
     def _history(self) -> History:
         about = {

@@ -9,11 +9,23 @@ from bnncc.runtime.errors import OptionError
 Optimizer = Literal["adam", "sgd"]
 Schedule = Literal["one-cycle", "cosine", "step", "constant"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+MineBy = Literal["policy", "least-squares", "random"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
-_WORDS = {"optimizer": Optimizer, "schedule": Schedule, "device": Device, "precision": Precision}
+_WORDS = {"optimizer": Optimizer, "schedule": Schedule, "device": Device, "mine_by": MineBy, "precision": Precision}
 # Whole numbers from 0 and from 1; fractions and rates from 0.
-_COUNTS = {"epochs": 1, "batch": 2, "processes": 1, "nodes": 1, "threads": 0, "seed": 0, "crop": 0, "tanh_epochs": 0}
+_COUNTS = {
+    "epochs": 1,
+    "batch": 2,
+    "processes": 1,
+    "nodes": 1,
+    "threads": 0,
+    "seed": 0,
+    "crop": 0,
+    "tanh_epochs": 0,
+    "mine_every": 0,
+    "mine_batches": 3,
+}
 _AMOUNTS: tuple[str, ...] = (
     "learning_rate",
     "momentum",
@@ -53,6 +65,12 @@ class Options:
     crop, flip          training images are moved by up to `crop` pixels, and mirrored half of the time
     tanh_epochs         Group-Net's first stage: so many epochs with tanh in place of signs; then optimizer and schedule
                         begin anew
+    mine_every          CI-BCNN: after every so many epochs, but not after the last, interactions of channels are mined
+                        with the weights as they are; 0 is never. The released code has 450 epochs of mining after
+                        each 50
+    mine_batches        of training images that are mined on, as they are; a third of them only tells the agreement
+    mine_steps          of the policy, in each layer
+    mine_by             whose edges are taken, see `bnncc.nn.mining.MiningOptions`
     device              what Lightning Fabric calls an accelerator
     processes, nodes    processes on a machine, one a device, and machines
     precision           of Lightning Fabric; binary sums stay exact in all of them
@@ -78,6 +96,10 @@ class Options:
     crop: int = 0
     flip: bool = False
     tanh_epochs: int = 0
+    mine_every: int = 0
+    mine_batches: int = 12
+    mine_steps: int = 60
+    mine_by: MineBy = "policy"
     device: Device = "auto"
     processes: int = 1
     nodes: int = 1
