@@ -55,12 +55,13 @@ class Explained:
         fitted = common / (free * multiple.clamp(min=1e-12) * self.step)
         return correlation.clamp(-1, 1), torch.nan_to_num(fitted, posinf=0, neginf=0)
 
-    def gains(self, change: int | Tensor) -> Tensor:
+    def gains(self, change: int | Tensor, students: slice = slice(None)) -> Tensor:
         """By how much each share rises when the strength of each edge changes by so much: [T, S]."""
-        step = change * self.step
-        g_v = self.g_v + step * self.sums.response
-        v_v = self.v_v + 2 * step * self.phi_v + step.square() * self.sums.gram.diagonal()[:, None]
-        return _share(g_v, v_v, self.sums.real_real) - self.shares()
+        step, g_g = change * self.step[students], self.sums.real_real[students]
+        g_v = self.g_v[students] + step * self.sums.response[:, students]
+        own, size = self.phi_v[:, students], self.sums.gram.diagonal()[:, None]
+        v_v = self.v_v[students] + 2 * step * own + step.square() * size
+        return _share(g_v, v_v, g_g) - _share(self.g_v[students], self.v_v[students], g_g)
 
     def apply(self, teacher: int, student: int, change: int) -> None:
         """Change the strength of one edge."""
@@ -83,17 +84,19 @@ def greedy(sums: Sums, scale: Scale, *, unit: int, levels: int, most: int, allow
     if allowed is not None:
         free &= allowed
     explained = Explained(sums, scale, unit, strengths)
-    choices = [k for k in range(-levels, levels + 1) if k]
+    choices = torch.tensor([k for k in range(-levels, levels + 1) if k], device=free.device)[:, None, None]
+    gains = torch.where(free, explained.gains(choices), -1)  # [2 levels, T, S]
     for _ in range(most):
-        gains = torch.stack([torch.where(free, explained.gains(k), -1) for k in choices])
         best = int(gains.argmax())
         if gains.flatten()[best] <= 0:
             break
-        k, pair = choices[best // channels**2], best % channels**2
+        level, pair = divmod(best, channels**2)
         teacher, student = divmod(pair, channels)
-        explained.apply(teacher, student, k)
-        strengths[teacher, student] = k
+        strengths[teacher, student] = choices[level, 0, 0]
+        explained.apply(teacher, student, int(strengths[teacher, student]))
         free[teacher, student] = False
+        one = slice(student, student + 1)
+        gains[..., one] = torch.where(free[:, one], explained.gains(choices, one), -1)
     return Fit(strengths, unit, float(explained.shares().sum()))
 
 
