@@ -74,48 +74,43 @@ def build(
 ) -> Network:
     """An untrained network, float [N, *image] -> float [N, classes]. Weights come from torch's random state.
 
-    model        "resnet18": four stages of four convolutions, 64 to 512 channels; a stem for 224x224 where a side
-                 exceeds 64, else for 32x32. "resnet20": three of six, 16 to 64. "vgg-small": six convolutions, 128 to
-                 512, the first of them the stem
-    method       "float": the full-precision twin, ReLU in place of the sign, weights as they are.
-                 "xnor": XNOR-Net (Rastegari et al., ECCV 2016): clipped estimator, mean |w| of each filter, without
-                 the input's scale map, which the authors' release leaves out too.
-                 "bireal": Bi-Real Net (Liu et al., ECCV 2018): polynomial estimator, a shortcut around each one.
-                 "reactnet": ReActNet (Liu et al., ECCV 2020): Bi-Real with trained shifts around sign and PReLU.
-                 "trained-binarization": Xu and Cheung, BMVC 2019; {py:obj}`bnncc.nn.trained_binarization`.
-                 "group-net": Zhuang et al., CVPR 2019; {py:obj}`bnncc.nn.group_net`.
-                 "ci-bcnn": Wang et al., CVPR 2019: the backbone's network, "bireal" (the better of the paper's two) or
-                 "xnor", with a `ChannelInteraction` in every binary convolution, without edges until they are mined.
-                 "cbcn": Liu et al., CVPR 2019; {py:obj}`bnncc.nn.circulant`. Channels are those of one orientation:
-                 products grow with the square of `orientations` (choose `equal_to`)
-    image        channels, height, width: multiples of the network's stride; from 8 for vgg-small
-    width        factor of every number of channels, which is then rounded
-    equal_to     None, or "macs": `width` is multiplied by what makes the products of the binary layers as many as
-                 those of `reference` at `width`; "bits": their stored weights. As near as a channel more or less allows
-    backbone     None: the method's own. "xnor": BatchNorm before the convolution, a shortcut around two; "bireal":
-                 BatchNorm behind it, a shortcut around each. For ResNets. Trained Binarization's ResNet is known to
-                 order BatchNorm -> step -> convolution; where its shortcuts are is not, nor CBCN's order: they share
-                 XNOR-Net's, so that a comparison with it differs in filters or activations alone
-    downsample   1x1 convolution of a shortcut that changes shape, of ResNets: "float" behind an average pool, or
-                 "binary". None: binary for group-net (released code), else float, as Bi-Real's is and the published
-                 sizes of XNOR-Net's ResNets say; Trained Binarization's is not known
-
-    of "trained-binarization":
-    activation, granularity   see there
-
-    of "group-net":
-    bases          K; 5 in nearly all of the paper's experiments
-    decomposition  "group" (default), or "layer": bases summed at every convolution, on the "bireal" backbone; less
-                   accurate in the paper
-    blocks         of two convolutions, in a group; 1 (default): the released code. None: the body is one group, which
-                   makes an ensemble with one stem and one classifier
-    gates, fusion  of groups; see {py:obj}`bnncc.nn.group_net`
-
-    of "cbcn":
-    orientations, mixing   see {py:obj}`bnncc.nn.circulant`
-    merge                  "max" (default): the classifier reads the strongest orientation, as the authors' sibling
-                           networks with Gabor filters do; "all": every one. CBCN's own choice is not known
-    sigma                  width of the Gaussian in whose place the filters' derivative of sign stands; not known
+    Args:
+        model: "resnet18": four stages of four convolutions, 64 to 512 channels; a stem for 224x224 where a side exceeds
+            64, else for 32x32. "resnet20": three of six, 16 to 64. "vgg-small": six convolutions, 128 to 512, the first
+            of them the stem.
+        method: "float": the full-precision twin, ReLU in place of the sign, weights as they are.
+            "xnor": XNOR-Net (Rastegari et al., ECCV 2016): clipped estimator, mean of absolute weights of each filter,
+            without the input's scale map, which the authors' release leaves out too.
+            "bireal": Bi-Real Net (Liu et al., ECCV 2018): polynomial estimator, a shortcut around each convolution.
+            "reactnet": ReActNet (Liu et al., ECCV 2020): Bi-Real with trained shifts around sign and PReLU.
+            "trained-binarization": Xu and Cheung, BMVC 2019 (bnncc/nn/trained_binarization.py).
+            "ci-bcnn": Wang et al., CVPR 2019: the network of its backbone, "bireal" (the better of the paper's two) or
+            "xnor", with a `ChannelInteraction` in every binary convolution, without edges until they are mined.
+            "group-net": Zhuang et al., CVPR 2019 (bnncc/nn/group_net.py).
+            "cbcn": Liu et al., CVPR 2019 (bnncc/nn/circulant.py). Channels are those of one orientation: products grow
+            with the square of `orientations`, so choose `equal_to`.
+        image: channels, height, width: multiples of the network's stride; from 8 for vgg-small.
+        width: factor of every number of channels, which is then rounded.
+        equal_to: None, or "macs": `width` is multiplied by what makes the products of the binary layers as many as
+            those of `reference` at `width`; "bits": their stored weights. As near as a channel more or less allows.
+        backbone: None: the method's own. "xnor": BatchNorm before the convolution, a shortcut around two; "bireal":
+            BatchNorm behind it, a shortcut around each. For ResNets. Trained Binarization's ResNet is known to order
+            BatchNorm -> step -> convolution; where its shortcuts are is not, nor CBCN's order: they share XNOR-Net's,
+            so that a comparison with it differs in filters or activations alone.
+        downsample: 1x1 convolution of a shortcut that changes shape, of ResNets: "float" behind an average pool, or
+            "binary". None: binary for group-net (released code), else float, as Bi-Real's is and the published sizes of
+            XNOR-Net's ResNets say; Trained Binarization's is not known.
+        activation, granularity: of trained-binarization; see there.
+        bases: of group-net: K; 5 in nearly all of the paper's experiments.
+        decomposition: of group-net: "group" (default), or "layer": bases summed at every convolution, on the "bireal"
+            backbone; less accurate in the paper.
+        blocks: of group-net: how many, of two convolutions each, make a group; 1 (default): the released code. None:
+            the body is one group, which makes an ensemble with one stem and one classifier.
+        gates, fusion: of group-net; see there.
+        orientations, mixing: of cbcn; see there.
+        merge: of cbcn: "max" (default): the classifier reads the strongest orientation, as the authors' sibling
+            networks with Gabor filters do; "all": every one. CBCN's own choice is not known.
+        sigma: of cbcn: width of the Gaussian in whose place the derivative of the filters' sign stands; not known.
 
     OptionError: a name, number or size that is not allowed.
     """

@@ -17,9 +17,7 @@ _CONVOLUTIONS = 2  # in a block
 
 @dataclass(frozen=True)
 class Grouping:
-    """bases, gates, fusion   as of `GroupNet`
-    blocks                 of two convolutions in a group, or None: all layers make one
-    """
+    """`GroupNet`'s arguments, and `blocks`: of two convolutions in a group; None: all layers make one."""
 
     bases: int
     blocks: int | None

@@ -39,16 +39,17 @@ def nothing(channels: int) -> nn.Module:
 class Recipe:
     """A method, ready to be built into a network.
 
-    conv        (in channels, out channels, kernel size, stride) -> a layer that keeps the extents at stride 1 and
-                halves them at 2, and that contains what comes directly before its product: a sign, {0, 1} or ReLU
-    backbone    "xnor": BatchNorm before the convolution, a shortcut around two (XNOR-Net). "bireal": BatchNorm behind
-                it, a shortcut around each (Bi-Real Net)
-    downsample  the 1x1 convolution of a shortcut that changes shape: "float" behind an average pool, or "binary"
-    activation  channels -> what follows an addition or a BatchNorm
-    tail        channels -> what follows the last BatchNorm of all, in a network that ends in one
-    maps        orientations: feature maps for each channel that `conv` counts; what it reads and gives has maps *
-                channels of them, orientation-major (bnncc/nn/circulant.py)
-    merge       with several maps: "max" over them before the classifier, or "all" go there
+    Args:
+        conv: (in channels, out channels, kernel size, stride) -> a layer that keeps the extents at stride 1 and halves
+            them at 2, and that contains what comes directly before its product: a sign, {0, 1} or ReLU.
+        backbone: "xnor": BatchNorm before the convolution, a shortcut around two (XNOR-Net). "bireal": BatchNorm behind
+            it, a shortcut around each (Bi-Real Net).
+        downsample: the 1x1 convolution of a shortcut that changes shape: "float" behind an average pool, or "binary".
+        activation: channels -> what follows an addition or a BatchNorm.
+        tail: channels -> what follows the last BatchNorm of all, in a network that ends in one.
+        maps: orientations: feature maps for each channel that `conv` counts; what it reads and gives has maps *
+            channels of them, orientation-major (bnncc/nn/circulant.py).
+        merge: with several maps: "max" over them before the classifier, or "all" go there.
     """
 
     conv: Convolution

@@ -85,9 +85,10 @@ def set_tanh(module: nn.Module, on: bool) -> None:
 class Fusion(nn.Module):
     """K tensors of one shape -> sum over i of lambda_i * x_i.
 
-    kind   "equal" (default): trained lambda float [K], from 1 / K (the co-author's later code). "uniform": trained,
-           from U[0, 1) (released code of CVPR 2019); with K = 5 each fusion then makes the shortcut's stream about 2.5
-           times larger. "mean": 1 / K, not trained (the journal)
+    Args:
+        kind: "equal" (default): trained lambda float [K], from 1 / K (the co-author's later code). "uniform": trained,
+            from U[0, 1) (released code of CVPR 2019); with K = 5 each fusion then makes the shortcut's stream about 2.5
+            times larger. "mean": 1 / K, not trained (the journal).
     """
 
     factors: Tensor
@@ -190,10 +191,11 @@ class GroupNet(nn.Module):
 
     The first group's bases all read the input. After it base i reads g * its own stream + (1 - g) * the sum.
 
-    groups   for each group its layers
-    gates    "group" (default): one theta for a group, from U[0, 1) (released code); "base": one for each base, as the
-             paper's text can be read; None: g = 0, every base reads the sum (the paper's group-wise decomposition
-             without gates). g = 1 makes K independent networks
+    Args:
+        groups: for each group its layers.
+        gates: "group" (default): one theta for a group, from U[0, 1) (released code); "base": one for each base, as the
+            paper's text can be read; None: g = 0, every base reads the sum (the paper's group-wise decomposition
+            without gates). g = 1 makes K independent networks.
     """
 
     def __init__(

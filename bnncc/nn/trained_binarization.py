@@ -6,10 +6,12 @@ BMVC 2019, arXiv 1909.11366): scaling factors of weights and activations are tra
 Both factors stand behind the integer sum, where a BatchNorm and the next sign or H turn them into thresholds. Besides
 the arguments of bnncc/nn/conv.py and linear.py (scale and quantizers aside) there are, by keyword:
 
-activation   "bits" (default): {0, 1}, the paper's H, and what earns its accuracy; "signs": +-1
-granularity  "channel" (default): alpha_w float [O]; "layer": float [1]. The paper's text leaves it open; one factor for
-             each filter is XNOR-Net's choice and costs nothing once it is folded
-estimator    of the derivative of both steps, default `long_tailed` (the paper's)
+    activation   "bits" (default): {0, 1}, the paper's H, and what earns its accuracy; "signs": +-1
+    granularity  "channel" (default): alpha_w float [O]; "layer": float [1]
+    estimator    of the derivative of both steps, default `long_tailed` (the paper's)
+
+The paper's text leaves the granularity open; one factor for each filter is XNOR-Net's choice, and costs nothing once it
+is folded.
 
 alpha_w starts as mean |w| of what shares it, alpha_a, float [1], one for a layer, as 1: one for each input channel
 would not come out of the sum of bits. Either may become negative; nothing downstream minds.

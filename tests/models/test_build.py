@@ -12,7 +12,7 @@ from torch import nn
 import bnncc
 from bnncc.models import ARCHITECTURES, METHODS, Architecture, Method, Network, build
 from bnncc.models.build import EqualTo
-from bnncc.nn import ChannelInteraction, InteractionGraph, summary
+from bnncc.nn import ChannelInteraction, GroupNet, InteractionGraph, summary
 from bnncc.nn.interaction_graph import Edge
 from bnncc.nn.layer import BinaryLayer
 from bnncc.runtime.errors import OptionError
@@ -144,6 +144,25 @@ def test_orientations_of_equal_products_and_bits(orientations: int, mixing: Any)
     assert [net.classifier.in_features for net in (macs, full)] == [64 // m, 64]
     everything = build("resnet20", "cbcn", merge="all", **options)
     assert everything.classifier.in_features == 64 * m
+
+
+@pytest.mark.parametrize(
+    ("model", "blocks", "sizes"),
+    [
+        ("resnet20", 1, [2] * 9),
+        ("resnet20", 2, [2, 4, 4, 4, 4]),
+        ("resnet20", None, [18]),
+        ("vgg-small", 1, [1, 2, 2]),
+        ("vgg-small", None, [5]),
+    ],
+)
+def test_layers_of_groups(model: Architecture, blocks: int | None, sizes: list[int]) -> None:
+    with torch.device("meta"):
+        net = build(model, "group-net", blocks=blocks, bases=2)
+    assert isinstance(net.stages, GroupNet)
+    assert [len(list(group.get_submodule("layers").children())) for group in net.stages.groups] == sizes
+    assert net.stages.gates is not None
+    assert net.stages.gates.shape == (len(sizes) - 1, 1)
 
 
 def test_same_seed_same_weights() -> None:
