@@ -60,8 +60,22 @@ class XnorConv2d(Kernel):
 
     @property
     def filter_bytes(self) -> int:
-        """Bytes of one filter."""
+        """Bytes that one filter meets."""
         return self.kernel[0] * self.kernel[1] * self.group_bytes
+
+    @property
+    def repeats(self) -> int:
+        """How often the weights of a tap repeat under the bytes of a pixel; they are stored once."""
+        return 1
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of one filter."""
+        return self.filter_bytes // self.repeats
+
+    def weight_bytes(self, target: Target) -> int:
+        """Bytes of a word of weights: the target's, or less where they repeat within it."""
+        return min(target.word_bytes, self.group_bytes // self.repeats)
 
     @property
     def macs(self) -> int:
@@ -73,11 +87,12 @@ class XnorConv2d(Kernel):
     def operands(self, target: Target, schedule: Schedule) -> tuple[Argument, ...]:
         assert isinstance(schedule, XnorSchedule)
         out, word = self.output, np.dtype(f"uint{target.lane_bits}")
+        weight = np.dtype(f"uint{8 * self.weight_bytes(target)}")
         pixel_words = self.groups * self.group_bytes // word.itemsize
         channels = self.groups * schedule.padded_channels(self, target)
         return (
             Argument("bits", "input", word.name, (out.batch, self.in_rows, self.in_width, pixel_words)),
-            Argument("weights", "constant", word.name, (channels * self.filter_bytes // word.itemsize,)),
+            Argument("weights", "constant", weight.name, (channels * self.stored_bytes // weight.itemsize,)),
             Argument("offset", "constant", "int32", (*self.classes, out.channels)),
             Argument("row_class", "constant", "int32", (out.rows,)),
             Argument("col_class", "constant", "int32", (out.width,)),
@@ -91,7 +106,11 @@ class XnorConv2d(Kernel):
 
     def first_tap(self, n: Expr, y: Expr, x: Expr) -> Expr:
         """Number of the input pixel under the first tap of the output pixel (y, x) of image n."""
-        return T.Bind((n * self.in_rows + y * self.strides[0]) * self.in_width + x * self.strides[1])
+        return T.Bind(self.first_pixel(n, y, x))
+
+    def first_pixel(self, n: Expr, y: Expr, x: Expr) -> Expr:
+        """`first_tap` as an expression."""
+        return (n * self.in_rows + y * self.strides[0]) * self.in_width + x * self.strides[1]
 
     def _build(self, epilogue: ep.Epilogue, target: Target, schedule: Schedule) -> tirx.PrimFunc:
         """Units as `Grid` says."""
