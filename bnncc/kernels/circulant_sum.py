@@ -21,7 +21,7 @@ from bnncc.kernels.tap_counts import TAPS, block_lanes
 from bnncc.ops.circulant_expand import turned
 from bnncc.targets.target import Target
 from bnncc.tir import epilogue as ep
-from bnncc.tir.registers import Expr, cast, load, ramp, splat
+from bnncc.tir.registers import Expr, cast, load, ramp, splat, stack
 from bnncc.tir.shares import share
 from bnncc.tir.tiles import SLICE, arg, epilogue_args, float_lanes
 
@@ -75,7 +75,7 @@ class CirculantSum(Kernel):
             params, outputs = epilogue_args(epilogue)
             part = share(out.batch * out.rows)
             part.once(lambda: ep.emit_borders(epilogue, out, outputs))
-            sums = T.alloc_buffer((out.width * pixel_sums,), "uint16", scope="local")
+            sums, start = stack("uint16", out.width * pixel_sums)
 
             def add(n: Expr, y: Expr, x: Expr, block: Expr, tap_rows: tuple[int, ...], tap_columns: range) -> None:
                 """All orientations of one pixel, of one block of filters."""
@@ -88,7 +88,7 @@ class CirculantSum(Kernel):
                         for j in tap_columns:
                             there = (i * self.in_width + j) * (TAPS * filters) + source[3 * i + j] * lanes
                             total = total + counts[ramp(first + there, lanes)]
-                    T.buffer_store(sums, total, [ramp(x * pixel_sums + k * lanes, lanes)])
+                    T.buffer_store(sums, total, [ramp(start + x * pixel_sums + k * lanes, lanes)])
 
             def finish(n: Expr, y: Expr, block: Expr) -> None:
                 """The epilogue of a row."""
@@ -103,7 +103,7 @@ class CirculantSum(Kernel):
                             if self.classes[2] == 1
                             else load(offset, where * out.channels + channel, step)
                         )
-                        count = cast(sums[ramp(x * pixel_sums + within, step)], "int32", step)
+                        count = cast(sums[ramp(start + x * pixel_sums + within, step)], "int32", step)
                         if self.bit_weight == 2:
                             count = T.shift_left(count, splat(tirx.const(1, "int32"), step))
                         acc = T.Bind(base - count)

@@ -98,11 +98,12 @@ def block_lanes(filters: int, target: Target) -> int:
 
 def why_not(filters: int, channels: int, orientations: int, target: Target) -> str:
     """Why there is no such kernel for so many base filters and channels; "" if there is."""
-    word, width = target.lane_bits, orientations * channels
+    width = orientations * channels
     if filters % SLICE:
         return f"{filters} base filters are no multiple of {SLICE}"
     if TAPS * width >= 1 << _COUNT:
         return f"sums over {width} channels pass {_COUNT} bits"
+    word = target.lane_bits
     if channels % word and (word % channels or width % word or channels % 8):
         return f"{channels} base channels do not fill words of {word} bits"
     return ""

@@ -25,9 +25,19 @@ from bnncc.kernels.schedule import Schedule
 from bnncc.kernels.xnor_schedules import Place, XnorSchedule
 from bnncc.targets.target import Target
 from bnncc.tir import epilogue as ep
-from bnncc.tir.registers import Expr, load, splat
+from bnncc.tir.registers import Buffer, Expr, load, splat
 from bnncc.tir.shares import share
-from bnncc.tir.tiles import SLICE, arg, epilogue_args
+from bnncc.tir.tiles import SLICE, Prepare, arg, epilogue_args
+
+
+@dataclass(frozen=True)
+class TileWeights:
+    """Weights from `first` on in `buffer`: all of them, or those of one block of channels of one input group, which
+    `prepare` brings there before its tiles."""
+
+    buffer: Buffer
+    first: Expr = 0
+    prepare: Prepare | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,11 @@ class XnorConv2d(Kernel):
     def filter_bytes(self) -> int:
         """Bytes that one filter meets."""
         return self.kernel[0] * self.kernel[1] * self.group_bytes
+
+    @property
+    def filter_groups(self) -> int:
+        """Groups of output channels that are computed one after the other."""
+        return self.groups
 
     @property
     def repeats(self) -> int:
@@ -112,6 +127,10 @@ class XnorConv2d(Kernel):
         """`first_tap` as an expression."""
         return (n * self.in_rows + y * self.strides[0]) * self.in_width + x * self.strides[1]
 
+    def tile_weights(self, target: Target, schedule: XnorSchedule, weights: Buffer) -> TileWeights:
+        """What `schedule.count` reads."""
+        return TileWeights(weights)
+
     def _build(self, epilogue: ep.Epilogue, target: Target, schedule: Schedule) -> tirx.PrimFunc:
         """Units as `Grid` says."""
         assert isinstance(schedule, XnorSchedule)
@@ -122,11 +141,14 @@ class XnorConv2d(Kernel):
             params, outputs = epilogue_args(epilogue)
             part = share(grid.units)
             part.once(lambda: ep.emit_borders(epilogue, out, outputs))
+            held = self.tile_weights(target, schedule, weights)
 
             def emit_tile(n: Expr, group: Expr, block: Expr, vectors: int, channels: int, y: Expr, x: Expr) -> None:
                 """One tile of `vectors` vectors from `block` on, `channels` of them real."""
                 place = Place(n, group, group * blocks + block, y, x)
-                counts = schedule.count(self, target, vectors, bits, weights, place)
+                if held.prepare:  # which left the weights of this block alone
+                    place = Place(n, tirx.const(0, "int32"), tirx.const(0, "int32"), y, x, held.first)
+                counts = schedule.count(self, target, vectors, bits, held.buffer, place)
                 for first in range(0, channels, SLICE):
                     valid = min(SLICE, channels - first)
                     channel = T.Bind(group * self.group_channels + block * grid.lanes + first)
@@ -144,5 +166,5 @@ class XnorConv2d(Kernel):
                         acc = T.Bind(base - count)
                         ep.emit(epilogue, out, pixel, channel, acc, SLICE, valid, params, values, outputs)
 
-            grid.walk(part, emit_tile)
+            grid.walk(part, emit_tile, held.prepare)
         return ib.get()

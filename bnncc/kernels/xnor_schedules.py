@@ -40,13 +40,15 @@ Counts = Callable[[int, int], Expr]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tile lies: image, group, its first block of channels counted over all groups, its first output pixel."""
+    """Where a tile lies: image, group, its first block of channels counted over all groups, its first output pixel.
+    weights: where block 0 begins in the weights."""
 
     n: Expr
     group: Expr
     block: Expr
     y: Expr
     x: Expr
+    weights: Expr = 0
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class WordLanes(XnorSchedule):
     def grid(self, conv: XnorConv2d, target: Target) -> Grid:
         return Grid(
             conv.output,
-            conv.groups,
+            conv.filter_groups,
             target.popcount_lanes,
             self.pixels,
             self.vectors,
@@ -138,7 +140,7 @@ class WordLanes(XnorSchedule):
         pixel_words = conv.groups * words
         in_base = conv.first_tap(place.n, place.y, place.x)
         weight_stride = kernel_h * kernel_w * stored * lanes
-        weight_base = T.Bind(place.block * weight_stride)
+        weight_base = T.Bind(place.block * weight_stride + place.weights)
         totals = zeros(self.pixels * vectors, f"uint{target.lane_bits}", lanes)
         with T.serial(0, kernel_h) as kh, T.serial(0, kernel_w) as kw, T.serial(0, stored) as word:
             tap = kh * kernel_w + kw
@@ -212,7 +214,13 @@ class ChannelLanes(ByteLanes):
 
     def grid(self, conv: XnorConv2d, target: Target) -> Grid:
         return Grid(
-            conv.output, conv.groups, target.popcount_lanes, self.pixels, self.vectors, self.rows, self.rows_first
+            conv.output,
+            conv.filter_groups,
+            target.popcount_lanes,
+            self.pixels,
+            self.vectors,
+            self.rows,
+            self.rows_first,
         )
 
     def arrange(self, weights: npt.NDArray[np.uint8], conv: XnorConv2d, target: Target) -> npt.NDArray[np.uint8]:
@@ -224,7 +232,7 @@ class ChannelLanes(ByteLanes):
     ) -> Counts:
         lanes, words = target.popcount_lanes, conv.group_bytes
         in_base = conv.first_tap(place.n, place.y, place.x)
-        weight_base = T.Bind(place.block * (conv.stored_bytes * lanes))
+        weight_base = T.Bind(place.block * (conv.stored_bytes * lanes) + place.weights)
         at = T.Bind(in_base * (conv.groups * words) + place.group * words)
         tile = byte_counts.Tile(self.pixels, vectors, self.rows, self.loops)
         window = _window(conv, words, 1) if conv.repeats == 1 else _repeated(conv)
@@ -288,7 +296,7 @@ SCHEDULES: tuple[type[XnorSchedule], ...] = (WordLanes, ChannelLanes, WindowLane
 def windows_fit(conv: XnorConv2d, target: Target) -> bool:
     """Whether a pixel has whole vectors of bytes, and a window no more bits than 16 bits count."""
     whole = conv.group_bytes % (target.vector_bits // 8) == 0
-    return whole and 8 * conv.filter_bytes < 1 << 16 and conv.repeats == 1
+    return whole and 8 * conv.filter_bytes < 1 << 16 and WindowLanes in conv.schedule_kinds
 
 
 def _slices(totals: list[Buffer], vectors: int, lanes: int) -> Counts:

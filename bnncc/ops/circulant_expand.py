@@ -34,7 +34,7 @@ Mixing = Literal["shared", "oriented"]
 MIXINGS: tuple[Mixing, ...] = ("shared", "oriented")
 ORIENTATIONS = (4, 8)
 
-_RING = (0, 1, 2, 5, 8, 7, 6, 3)  # the outer taps of a 3x3 kernel, clockwise
+RING = (0, 1, 2, 5, 8, 7, 6, 3)  # the outer taps of a 3x3 kernel, clockwise
 _Number = TypeVar("_Number", bound=np.generic)
 
 
@@ -48,8 +48,8 @@ def turned(eighths: int, taps: int = 9) -> tuple[int, ...]:
     if taps != 9:
         raise ValueError(f"{taps} taps cannot be turned; allowed: 9 (3x3) and 1")
     source = list(range(9))
-    for place, tap in enumerate(_RING):
-        source[tap] = _RING[(place - eighths) % 8]
+    for place, tap in enumerate(RING):
+        source[tap] = RING[(place - eighths) % 8]
     return tuple(source)
 
 

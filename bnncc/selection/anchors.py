@@ -127,7 +127,8 @@ def _circulant(anchor: Anchor, conv: XnorConv2d, network: Network) -> Anchor | N
         return None
     try:
         if base.mixing == "oriented":
-            raise circulant.Refused("its filters have a slice for each orientation of the input")
+            oriented, filters = circulant.oriented(conv, base, network.target)
+            return replace(anchor, kernel=oriented, constants=(filters, *tables), fused=("circulant_expand",))
         offset, rows, columns = (table.astype(np.int32) for table in tables)
         layout = network.layout(anchor.inputs[0])
         counts, filters, total, constants = circulant.shared(

@@ -1,17 +1,20 @@
 """Binary convolutions whose weights are circulant, found by their bits: where they come from does not matter.
 
-Shared filters become two kernels (kernels/tap_counts.py, kernels/circulant_sum.py) that keep the base filters alone.
-What stays an ordinary convolution says why.
+Shared filters become two kernels (kernels/tap_counts.py, kernels/circulant_sum.py), oriented ones one kernel
+(kernels/oriented_conv2d.py); they keep the base filters alone. What stays an ordinary convolution says why.
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 import numpy.typing as npt
 
 from bnncc import bitpack
-from bnncc.kernels import tap_counts
+from bnncc.kernels import oriented_conv2d, tap_counts
 from bnncc.kernels.circulant_sum import CirculantSum
+from bnncc.kernels.oriented_conv2d import OrientedConv2d
 from bnncc.kernels.tap_counts import TAPS, TapCounts
 from bnncc.kernels.xnor_conv2d import XnorConv2d
 from bnncc.ops.circulant_expand import Base, turned
@@ -23,6 +26,20 @@ Integers = npt.NDArray[np.int32]
 
 class Refused(Exception):
     """A circulant convolution stays an ordinary one; the message says why."""
+
+
+def oriented(conv: XnorConv2d, base: Base, target: Target) -> tuple[OrientedConv2d, npt.NDArray[np.uint8]]:
+    """The kernel and its weights; the other constants are those of `conv`.
+
+    Raises Refused.
+    """
+    if conv.kernel != (3, 3) or conv.groups != 1:
+        raise Refused("its window is not 3x3")
+    fields = {field.name: getattr(conv, field.name) for field in dataclasses.fields(conv)}
+    kernel = OrientedConv2d(**fields, orientations=base.orientations)
+    if reason := oriented_conv2d.why_not(kernel, target):
+        raise Refused(reason)
+    return kernel, bitpack.pack(base.bits)
 
 
 def shared(

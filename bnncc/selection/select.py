@@ -182,11 +182,8 @@ class _Selection:
         kernel, constants = anchor.before
         dtype = kernel.results(Epilogue())[0].dtype
         outputs = [self._value(relax.TensorType(list(astuple(kernel.output)), dtype))]
-        epilogue = Epilogue(outputs=(Output(0, dtype),))
-        self._call(
-            kernel, epilogue, anchor.inputs, constants, (), outputs, f"{name}/{kernel.kind}", why_not=anchor.why_not
-        )
-        return (outputs[0],)
+        epilogue, name = Epilogue(outputs=(Output(0, dtype),)), f"{name}/{kernel.kind}"
+        return tuple(self._call(kernel, epilogue, anchor.inputs, constants, (), outputs, name, why_not=anchor.why_not))
 
     def _call(
         self,

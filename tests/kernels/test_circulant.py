@@ -1,4 +1,4 @@
-"""Circulant convolutions with shared filters: both kernels against the expanded convolution, all equal."""
+"""Circulant convolutions that store base filters alone, against the expanded convolution: all equal."""
 
 from typing import Any
 
@@ -103,3 +103,36 @@ def test_largest_counts(target: Target) -> None:
     case = epilogues.Case(ep.Epilogue(outputs=(ep.Output(0, "int32"),)), ())
     expected = np.full((1, 1, 1, m * filters), -2 * 9 * m * channels, np.int32)
     check(total, target, total.default(target), [found], constants, case, expected, rtol=0, atol=0)
+
+
+@each_target
+@SETTINGS
+@given(data=st.data())
+def test_oriented_filters(target: Target, data: st.DataObject) -> None:
+    """Any extents, strides, dilations, classes and epilogue, with any schedule."""
+    m, lanes = data.draw(st.sampled_from([4, 8])), target.popcount_lanes
+    filters = lanes * data.draw(st.integers(1, 3))
+    channels = target.lane_bits * data.draw(st.integers(1, 3))
+    strides, dilations = (data.draw(st.tuples(*[st.integers(1, 2)] * 2)) for _ in range(2))
+    batch, rows, width = data.draw(st.integers(1, 2)), data.draw(st.integers(1, 4)), data.draw(st.integers(1, 9))
+    in_rows = (rows - 1) * strides[0] + 2 * dilations[0] + 1
+    in_width = (width - 1) * strides[1] + 2 * dilations[1] + 1
+    out, size = ep.Geometry(batch, rows, width, m * filters), m * channels // 8
+    classes, bit_weight = data.draw(st.sampled_from([(1, 1), (3, 2)])), data.draw(st.integers(1, 2))
+    conv = XnorConv2d(out, in_rows, in_width, m * channels, size, (3, 3), strides, dilations, 1, bit_weight, classes)
+    random = np.random.default_rng(0)
+    base = Base(random.integers(0, 2, (filters, 9, m * channels)).astype(bool), m, "oriented")
+    oriented, packed = circulant.oriented(conv, base, target)
+    schedule = data.draw(schedules(oriented, target))
+    case = data.draw(epilogues.cases(out, "int32"))
+    bits = random.integers(0, 256, (batch, in_rows, in_width, size)).astype(np.uint8)
+    offset = random.integers(-50, 50, (*classes, out.channels)).astype(np.int32)
+    where = (
+        random.integers(0, classes[0], rows).astype(np.int32),
+        random.integers(0, classes[1], width).astype(np.int32),
+    )
+    assert oriented.arrange([packed, offset, *where], target, schedule)[0].nbytes == filters * 9 * m * channels // 8
+    expected = correlate(bits, bitpack.pack(expand(base.bits, m, "oriented")), offset, where, conv)
+    tolerance = 0.0 if all(o.dtype != "float32" for o in case.epilogue.outputs) else 1e-5
+    constants: list[Array] = [packed, offset, *where]
+    check(oriented, target, schedule, [bits], constants, case, expected, rtol=tolerance, atol=tolerance)

@@ -15,10 +15,11 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 import bnncc
-from bnncc import bitpack
+from bnncc import bitpack, targets
 from bnncc.nn import Sign, operators
 from bnncc.ops import binary_conv, circulant_expand
 from bnncc.ops.circulant_expand import MIXINGS, ORIENTATIONS, Mixing, compress, expand, rotate, slices
+from bnncc.runtime import cpu
 from bnncc.runtime.errors import ModelError
 from tests.arm.emulate import needs_qemu
 from tests.arm.emulate import run as emulated
@@ -324,6 +325,20 @@ def test_shared_filters_become_counts_of_taps(orientations: int, pad_value: floa
     counts, total = (layer for layer in artifact.manifest.layers[-3:] if layer.binary)
     assert total.fused[0] == "circulant_expand"
     assert counts.bytes_weights == 16 * 9 * 16 // 8, "one bit for each weight of a base filter"
+    check_two_layers(content, lambda x: next(iter(bnncc.load(artifact).run(x).values())))
+
+
+@orders
+def test_oriented_filters_are_stored_once(orientations: int) -> None:
+    content = two_layers(orientations, "oriented", pad_value=0.0, unipolar=0, filters=64)
+    artifact = bnncc.compile(content, "x86-avx2" if targets.find("x86-avx2").runs_on(cpu.host()) else "native")
+    layers = [layer for layer in artifact.manifest.layers if layer.binary]
+    assert [layer.kind for layer in layers] == ["oriented_conv2d"] * 2
+    assert layers[0].fused[0] == "circulant_expand"
+    tables = 4 * (9 * 64 * orientations + 10 + 7)
+    thresholds = 4 * 64 * orientations
+    weights = 64 * 9 * orientations * 64 // 8
+    assert weights + tables <= layers[0].bytes_weights <= weights + tables + 2 * thresholds
     check_two_layers(content, lambda x: next(iter(bnncc.load(artifact).run(x).values())))
 
 
