@@ -25,9 +25,19 @@ from bnncc.kernels.schedule import Schedule
 from bnncc.kernels.xnor_schedules import Place, XnorSchedule
 from bnncc.targets.target import Target
 from bnncc.tir import epilogue as ep
-from bnncc.tir.registers import Expr, load, splat
+from bnncc.tir.registers import Buffer, Expr, load, splat
 from bnncc.tir.shares import share
-from bnncc.tir.tiles import SLICE, arg, epilogue_args
+from bnncc.tir.tiles import SLICE, Prepare, arg, epilogue_args
+
+
+@dataclass(frozen=True)
+class TileWeights:
+    """Weights from `first` on in `buffer`: all of them, or those of one block of channels of one input group, which
+    `prepare` brings there before its tiles."""
+
+    buffer: Buffer
+    first: Expr = 0
+    prepare: Prepare | None = None
 
 
 @dataclass(frozen=True)
@@ -60,8 +70,27 @@ class XnorConv2d(Kernel):
 
     @property
     def filter_bytes(self) -> int:
-        """Bytes of one filter."""
+        """Bytes that one filter meets."""
         return self.kernel[0] * self.kernel[1] * self.group_bytes
+
+    @property
+    def filter_groups(self) -> int:
+        """Groups of output channels that are computed one after the other."""
+        return self.groups
+
+    @property
+    def repeats(self) -> int:
+        """How often the weights of a tap repeat under the bytes of a pixel; they are stored once."""
+        return 1
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of one filter."""
+        return self.filter_bytes // self.repeats
+
+    def weight_bytes(self, target: Target) -> int:
+        """Bytes of a word of weights: the target's, or less where they repeat within it."""
+        return min(target.word_bytes, self.group_bytes // self.repeats)
 
     @property
     def macs(self) -> int:
@@ -73,11 +102,12 @@ class XnorConv2d(Kernel):
     def operands(self, target: Target, schedule: Schedule) -> tuple[Argument, ...]:
         assert isinstance(schedule, XnorSchedule)
         out, word = self.output, np.dtype(f"uint{target.lane_bits}")
+        weight = np.dtype(f"uint{8 * self.weight_bytes(target)}")
         pixel_words = self.groups * self.group_bytes // word.itemsize
         channels = self.groups * schedule.padded_channels(self, target)
         return (
             Argument("bits", "input", word.name, (out.batch, self.in_rows, self.in_width, pixel_words)),
-            Argument("weights", "constant", word.name, (channels * self.filter_bytes // word.itemsize,)),
+            Argument("weights", "constant", weight.name, (channels * self.stored_bytes // weight.itemsize,)),
             Argument("offset", "constant", "int32", (*self.classes, out.channels)),
             Argument("row_class", "constant", "int32", (out.rows,)),
             Argument("col_class", "constant", "int32", (out.width,)),
@@ -91,7 +121,15 @@ class XnorConv2d(Kernel):
 
     def first_tap(self, n: Expr, y: Expr, x: Expr) -> Expr:
         """Number of the input pixel under the first tap of the output pixel (y, x) of image n."""
-        return T.Bind((n * self.in_rows + y * self.strides[0]) * self.in_width + x * self.strides[1])
+        return T.Bind(self.first_pixel(n, y, x))
+
+    def first_pixel(self, n: Expr, y: Expr, x: Expr) -> Expr:
+        """`first_tap` as an expression."""
+        return (n * self.in_rows + y * self.strides[0]) * self.in_width + x * self.strides[1]
+
+    def tile_weights(self, target: Target, schedule: XnorSchedule, weights: Buffer) -> TileWeights:
+        """What `schedule.count` reads."""
+        return TileWeights(weights)
 
     def _build(self, epilogue: ep.Epilogue, target: Target, schedule: Schedule) -> tirx.PrimFunc:
         """Units as `Grid` says."""
@@ -103,11 +141,14 @@ class XnorConv2d(Kernel):
             params, outputs = epilogue_args(epilogue)
             part = share(grid.units)
             part.once(lambda: ep.emit_borders(epilogue, out, outputs))
+            held = self.tile_weights(target, schedule, weights)
 
             def emit_tile(n: Expr, group: Expr, block: Expr, vectors: int, channels: int, y: Expr, x: Expr) -> None:
                 """One tile of `vectors` vectors from `block` on, `channels` of them real."""
                 place = Place(n, group, group * blocks + block, y, x)
-                counts = schedule.count(self, target, vectors, bits, weights, place)
+                if held.prepare:  # which left the weights of this block alone
+                    place = Place(n, tirx.const(0, "int32"), tirx.const(0, "int32"), y, x, held.first)
+                counts = schedule.count(self, target, vectors, bits, held.buffer, place)
                 for first in range(0, channels, SLICE):
                     valid = min(SLICE, channels - first)
                     channel = T.Bind(group * self.group_channels + block * grid.lanes + first)
@@ -125,5 +166,5 @@ class XnorConv2d(Kernel):
                         acc = T.Bind(base - count)
                         ep.emit(epilogue, out, pixel, channel, acc, SLICE, valid, params, values, outputs)
 
-            grid.walk(part, emit_tile)
+            grid.walk(part, emit_tile, held.prepare)
         return ib.get()

@@ -40,13 +40,15 @@ Counts = Callable[[int, int], Expr]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tile lies: image, group, its first block of channels counted over all groups, its first output pixel."""
+    """Where a tile lies: image, group, its first block of channels counted over all groups, its first output pixel.
+    weights: where block 0 begins in the weights."""
 
     n: Expr
     group: Expr
     block: Expr
     y: Expr
     x: Expr
+    weights: Expr = 0
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def _blocked(
 ) -> npt.NDArray[np.uint8]:
     """[groups, blocks, T, words, lanes], words of `size` bytes, channels filled up to a multiple of `multiple`."""
     channels, taps = conv.group_channels, weights.shape[1]
-    words = weights.reshape(conv.groups, channels, taps, conv.group_bytes // size, size)
+    words = weights.reshape(conv.groups, channels, taps, weights.shape[2] // size, size)
     words = np.pad(words, [(0, 0), (0, -channels % multiple), (0, 0), (0, 0), (0, 0)])
     blocks = words.reshape(conv.groups, -1, lanes, *words.shape[2:])
     return np.ascontiguousarray(blocks.transpose(0, 1, 3, 4, 2, 5)).reshape(-1)
@@ -117,7 +119,7 @@ class WordLanes(XnorSchedule):
     def grid(self, conv: XnorConv2d, target: Target) -> Grid:
         return Grid(
             conv.output,
-            conv.groups,
+            conv.filter_groups,
             target.popcount_lanes,
             self.pixels,
             self.vectors,
@@ -127,31 +129,45 @@ class WordLanes(XnorSchedule):
 
     def arrange(self, weights: npt.NDArray[np.uint8], conv: XnorConv2d, target: Target) -> npt.NDArray[np.uint8]:
         lanes = target.popcount_lanes
-        return _blocked(weights, conv, size=target.word_bytes, lanes=lanes, multiple=lanes)
+        return _blocked(weights, conv, size=conv.weight_bytes(target), lanes=lanes, multiple=lanes)
 
     def count(
         self, conv: XnorConv2d, target: Target, vectors: int, bits: Buffer, weights: Buffer, place: Place
     ) -> Counts:
         lanes, (kernel_h, kernel_w) = target.popcount_lanes, conv.kernel
         words = conv.group_bytes // target.word_bytes
+        stored = max(1, words // conv.repeats)  # of the words at a tap, those whose weights differ
         pixel_words = conv.groups * words
         in_base = conv.first_tap(place.n, place.y, place.x)
-        weight_stride = kernel_h * kernel_w * words * lanes
-        weight_base = T.Bind(place.block * weight_stride)
+        weight_stride = kernel_h * kernel_w * stored * lanes
+        weight_base = T.Bind(place.block * weight_stride + place.weights)
         totals = zeros(self.pixels * vectors, f"uint{target.lane_bits}", lanes)
-        with T.serial(0, kernel_h) as kh, T.serial(0, kernel_w) as kw, T.serial(0, words) as word:
+        with T.serial(0, kernel_h) as kh, T.serial(0, kernel_w) as kw, T.serial(0, stored) as word:
             tap = kh * kernel_w + kw
-            first = weight_base + (tap * words + word) * lanes
-            rows = [load(weights, first + v * weight_stride, lanes) for v in range(vectors)]
+            first = weight_base + (tap * stored + word) * lanes
+            rows = [_whole_words(load(weights, first + v * weight_stride, lanes), conv, target) for v in range(vectors)]
             column = in_base + kh * (conv.dilations[0] * conv.in_width) + kw * conv.dilations[1]
-            for p in range(self.pixels):
-                here = (column + p * conv.strides[1]) * pixel_words + place.group * words + word
+            for again, p in np.ndindex(words // stored, self.pixels):
+                here = (column + p * conv.strides[1]) * pixel_words + place.group * words + again * stored + word
                 window_word = T.Bind(splat(bits[here], lanes))
                 for v in range(vectors):
                     total = totals[p * vectors + v]
                     at_all = ramp(0, lanes)
                     T.buffer_store(total, total[at_all] + T.popcount(window_word ^ rows[v]), [at_all])
         return _slices(totals, vectors, lanes)
+
+
+def _whole_words(weights: Expr, conv: XnorConv2d, target: Target) -> Expr:
+    """Weights that are shorter than a word, repeated to fill it."""
+    bits = 8 * conv.weight_bytes(target)
+    if bits == target.lane_bits:
+        return weights
+    whole = T.Bind(registers.cast(weights, f"uint{target.lane_bits}", target.popcount_lanes))
+    while bits < target.lane_bits:
+        shift = splat(tirx.const(bits, f"uint{target.lane_bits}"), target.popcount_lanes)
+        whole = T.Bind(T.bitwise_or(whole, T.shift_left(whole, shift)))
+        bits *= 2
+    return whole
 
 
 @dataclass(frozen=True)
@@ -198,7 +214,13 @@ class ChannelLanes(ByteLanes):
 
     def grid(self, conv: XnorConv2d, target: Target) -> Grid:
         return Grid(
-            conv.output, conv.groups, target.popcount_lanes, self.pixels, self.vectors, self.rows, self.rows_first
+            conv.output,
+            conv.filter_groups,
+            target.popcount_lanes,
+            self.pixels,
+            self.vectors,
+            self.rows,
+            self.rows_first,
         )
 
     def arrange(self, weights: npt.NDArray[np.uint8], conv: XnorConv2d, target: Target) -> npt.NDArray[np.uint8]:
@@ -210,10 +232,11 @@ class ChannelLanes(ByteLanes):
     ) -> Counts:
         lanes, words = target.popcount_lanes, conv.group_bytes
         in_base = conv.first_tap(place.n, place.y, place.x)
-        weight_base = T.Bind(place.block * (conv.kernel[0] * conv.kernel[1] * words * lanes))
+        weight_base = T.Bind(place.block * (conv.stored_bytes * lanes) + place.weights)
         at = T.Bind(in_base * (conv.groups * words) + place.group * words)
         tile = byte_counts.Tile(self.pixels, vectors, self.rows, self.loops)
-        totals = byte_counts.accumulate(_window(conv, words, 1), tile, target, bits, at, weights, weight_base)
+        window = _window(conv, words, 1) if conv.repeats == 1 else _repeated(conv)
+        totals = byte_counts.accumulate(window, tile, target, bits, at, weights, weight_base)
         return _slices(totals, vectors, lanes)
 
 
@@ -272,7 +295,8 @@ SCHEDULES: tuple[type[XnorSchedule], ...] = (WordLanes, ChannelLanes, WindowLane
 
 def windows_fit(conv: XnorConv2d, target: Target) -> bool:
     """Whether a pixel has whole vectors of bytes, and a window no more bits than 16 bits count."""
-    return conv.group_bytes % (target.vector_bits // 8) == 0 and 8 * conv.filter_bytes < 1 << 16
+    whole = conv.group_bytes % (target.vector_bits // 8) == 0
+    return whole and 8 * conv.filter_bytes < 1 << 16 and WindowLanes in conv.schedule_kinds
 
 
 def _slices(totals: list[Buffer], vectors: int, lanes: int) -> Counts:
@@ -293,6 +317,15 @@ def _window(conv: XnorConv2d, words: int, word_bytes: int) -> byte_counts.Window
         column=conv.dilations[1] * pixel,
         pixel=conv.strides[1] * pixel,
         below=conv.strides[0] * conv.in_width * pixel,
+    )
+
+
+def _repeated(conv: XnorConv2d) -> byte_counts.Window:
+    """The pixel of a 1x1 window in parts that have the same weights, as if they were columns of a window."""
+    pixel = conv.group_bytes
+    words = pixel // conv.repeats
+    return byte_counts.Window(
+        (1, conv.repeats), words, 1, row=0, column=words, pixel=pixel, below=conv.in_width * pixel, same_weights=True
     )
 
 

@@ -17,7 +17,7 @@ w: uint8 [O, T, packed_bytes(slices * C)], slices being 1 or M and T the taps, 9
 ONNX attributes: ``channels`` INT = C, ``orientations`` INT = M, 4 or 8, ``mixing`` STRING "shared" or "oriented".
 """
 
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,7 @@ Mixing = Literal["shared", "oriented"]
 MIXINGS: tuple[Mixing, ...] = ("shared", "oriented")
 ORIENTATIONS = (4, 8)
 
-_RING = (0, 1, 2, 5, 8, 7, 6, 3)  # the outer taps of a 3x3 kernel, clockwise
+RING = (0, 1, 2, 5, 8, 7, 6, 3)  # the outer taps of a 3x3 kernel, clockwise
 _Number = TypeVar("_Number", bound=np.generic)
 
 
@@ -48,8 +48,8 @@ def turned(eighths: int, taps: int = 9) -> tuple[int, ...]:
     if taps != 9:
         raise ValueError(f"{taps} taps cannot be turned; allowed: 9 (3x3) and 1")
     source = list(range(9))
-    for place, tap in enumerate(_RING):
-        source[tap] = _RING[(place - eighths) % 8]
+    for place, tap in enumerate(RING):
+        source[tap] = RING[(place - eighths) % 8]
     return tuple(source)
 
 
@@ -82,6 +82,30 @@ def meaning(w: npt.NDArray[np.uint8], *, channels: int, orientations: int, mixin
     """The specification: shapes and dtypes as in the module's docstring."""
     bits = bitpack.unpack(w, slices(orientations, mixing) * channels)
     return bitpack.pack(expand(bits, orientations, mixing))
+
+
+class Base(NamedTuple):
+    """What circulant weights are made of: bool [O, T, slices * C], and the attributes."""
+
+    bits: npt.NDArray[np.bool_]
+    orientations: int
+    mixing: Mixing
+
+
+def compress(bits: npt.NDArray[np.bool_]) -> Base | None:
+    """The inverse of `expand`, of most orientations and fewest bits: bool [M * O, T, M * C] -> its base filters; None
+    for weights that are not circulant."""
+    filters, taps, width = bits.shape
+    for orientations in reversed(ORIENTATIONS):
+        if taps not in (1, 9) or filters % orientations or width % orientations:
+            continue
+        for mixing in MIXINGS:
+            base = bits[: filters // orientations, :, : width // orientations * slices(orientations, mixing)]
+            first = bits[:: filters // orientations]  # of one base filter, which mostly decides
+            alike = np.array_equal(expand(base[:1], orientations, mixing), first)
+            if alike and np.array_equal(expand(base, orientations, mixing), bits):
+                return Base(base, orientations, mixing)
+    return None
 
 
 def function() -> "onnx.FunctionProto":

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypedDict
 
+import numpy as np
 from tvm import relax
 
+from bnncc import bitpack
 from bnncc.kernels.conv2d import Conv2d
 from bnncc.kernels.conv2d_int8 import Conv2dInt8
 from bnncc.kernels.dense import Dense
@@ -21,7 +23,7 @@ from bnncc.kernels.pad_bits import PadBits
 from bnncc.kernels.pool2d import Pool2d
 from bnncc.kernels.quantize import Quantize, interleaves
 from bnncc.kernels.xnor_conv2d import XnorConv2d
-from bnncc.ops import standard
+from bnncc.ops import circulant_expand, standard
 from bnncc.ops.conv2d_int8 import Conv2dInt8 as Conv2dInt8Call
 from bnncc.ops.expressions import dtype, extents, operator
 from bnncc.ops.or_pool2d import OrPool2d as OrPool2dCall
@@ -31,7 +33,9 @@ from bnncc.ops.quantize import Quantize as QuantizeCall
 from bnncc.ops.threshold import Threshold as ThresholdCall
 from bnncc.ops.window import Window
 from bnncc.ops.xnor_conv2d import XnorConv2d as XnorConv2dCall
+from bnncc.selection import circulant
 from bnncc.selection.steps import Bits, Source, bit_layout
+from bnncc.targets.target import Target
 from bnncc.tir import epilogue as ep
 
 FLOAT_WEIGHTS = "weights are float32, not packed signs"
@@ -54,8 +58,18 @@ class Network(Protocol):
     def shape(self, name: str) -> tuple[int, ...]:
         """The extents of a value."""
 
+    @property
+    def target(self) -> Target:
+        """What is compiled for."""
+
     def channels(self, name: str) -> int:
         """The channels that packed bits hold, without those that only fill up words."""
+
+    def layout(self, name: str) -> ep.BitLayout | None:
+        """How packed bits lie, as far as that is known."""
+
+    def refuse(self, reason: str) -> None:
+        """Note why the layer is not computed as one might expect."""
 
     def before_transpose(self, name: str) -> str | None:
         """The NCHW value that `name` is the NHWC transpose of, if it is one."""
@@ -67,7 +81,8 @@ class Anchor:
 
     inputs: names of values, then constants as Relax has them, for the kernel's operands in order. dtype: of the values
     that the epilogue starts from. result: the anchor's value as the epilogue sees it, 0, or bits. why_not: why it is no
-    binary layer; "" if it is one.
+    binary layer; "" if it is one. fused: source operators that the kernel does before its own. before: a kernel that
+    runs first, on the same inputs, and its constants; `kernel` reads what it gives in their place.
     """
 
     kernel: Kernel
@@ -76,6 +91,8 @@ class Anchor:
     dtype: str = "float32"
     result: int | Bits = 0
     why_not: str = NO_WEIGHTS
+    fused: tuple[str, ...] = ()
+    before: tuple[Kernel, tuple[Array, ...]] | None = None
 
 
 def xnor_conv2d(call: relax.Call, network: Network) -> Anchor:
@@ -98,7 +115,29 @@ def xnor_conv2d(call: relax.Call, network: Network) -> Anchor:
         bit_weight=conv.bit_weight,
         classes=(offset.shape[0], offset.shape[1]),
     )
-    return Anchor(kernel, (bits,), (weights, offset, rows, columns), dtype="int32", why_not="")
+    anchor = Anchor(kernel, (bits,), (weights, offset, rows, columns), dtype="int32", why_not="")
+    return _circulant(anchor, kernel, network) or anchor
+
+
+def _circulant(anchor: Anchor, conv: XnorConv2d, network: Network) -> Anchor | None:
+    """The same convolution if its weights are circulant and a kernel computes that."""
+    weights, *tables = anchor.constants
+    base = circulant_expand.compress(bitpack.unpack(weights.astype(np.uint8), conv.in_channels))
+    if base is None:
+        return None
+    try:
+        if base.mixing == "oriented":
+            oriented, filters = circulant.oriented(conv, base, network.target)
+            return replace(anchor, kernel=oriented, constants=(filters, *tables), fused=("circulant_expand",))
+        offset, rows, columns = (table.astype(np.int32) for table in tables)
+        layout = network.layout(anchor.inputs[0])
+        counts, filters, total, constants = circulant.shared(
+            conv, base, (offset, rows, columns), layout, network.target
+        )
+    except circulant.Refused as refused:
+        network.refuse(f"circulant weights are stored expanded: {refused}")
+        return None
+    return replace(anchor, kernel=total, constants=constants, fused=("circulant_expand",), before=(counts, (filters,)))
 
 
 def conv2d(call: relax.Call, network: Network) -> Anchor:

@@ -26,7 +26,7 @@ from bnncc.selection.program import Call, Legalised, Program, Value
 from bnncc.selection.steps import Collector, Source
 from bnncc.selection.task import Scheduled, Schedules, Task
 from bnncc.targets.target import Target
-from bnncc.tir.epilogue import Epilogue, Geometry
+from bnncc.tir.epilogue import BitLayout, Epilogue, Geometry, Output
 
 MOVES_DATA = "moves data only"
 Named = Source | list[Source]  # what a variable of main stands for
@@ -53,7 +53,7 @@ class _Selection:
         self.program = Program()
         self.names: dict[relax.Var, Named] = {}
         self.symbols: dict[Task, str] = {}
-        self.bit_channels: dict[str, int] = {}  # packed value -> the channels it holds
+        self.layouts: dict[str, BitLayout] = {}  # packed value -> how its bits lie
         self.planes: dict[str, str] = {}  # NHWC value -> the NCHW value it is the transpose of
 
     def run(self) -> Program:
@@ -147,30 +147,43 @@ class _Selection:
     def _fused(self, var: relax.Var, call: relax.Call) -> None:
         """One kernel: the anchor of a fused function, the steps after it, and what it stores."""
         func = self.module[call.op]
-        scope = _Scope(self, dict(zip(func.params, (self._source(argument) for argument in call.args), strict=True)))
+        arguments = (self._source(argument) for argument in call.args)
         bindings = [binding for block in func.body.blocks for binding in block.bindings]
         results = _results(func.body.body, bindings)
         steps = [(binding.var, binding.value) for binding in bindings if isinstance(binding.value, tvm.ir.Call)]
         first_var, first = steps[0]
         make = anchors.find(first)
+        name = spans.name_of(call) or spans.name_of(first)
+        scope = _Scope(self, dict(zip(func.params, arguments, strict=True)), name)
         start = first_var if make else anchors.loaded(first, scope)
         anchor = make(first, scope) if make else anchors.elementwise(start, scope)
         collector = Collector(anchor.kernel.output, scope.resolve, self.shape, dtypes=[anchor.dtype])
         collector.values[start] = anchor.result
         for step_var, step in steps[1:] if make else steps:
             collector.add(step_var, step)
+        inputs = self._before(anchor, name)
         outputs = self._values(var)
         self._call(
             anchor.kernel,
             collector.epilogue(results),
-            anchor.inputs,
+            inputs,
             anchor.constants,
             tuple(collector.sources),
             outputs,
-            spans.name_of(call) or spans.name_of(first),
-            fused=tuple(collector.names),
+            name,
+            fused=(*anchor.fused, *collector.names),
             why_not=anchor.why_not,
         )
+
+    def _before(self, anchor: anchors.Anchor, name: str) -> tuple[str, ...]:
+        """Call the kernel that runs before an anchor's own, if there is one; the inputs of its own."""
+        if anchor.before is None:
+            return anchor.inputs
+        kernel, constants = anchor.before
+        dtype = kernel.results(Epilogue())[0].dtype
+        outputs = [self._value(relax.TensorType(list(astuple(kernel.output)), dtype))]
+        epilogue, name = Epilogue(outputs=(Output(0, dtype),)), f"{name}/{kernel.kind}"
+        return tuple(self._call(kernel, epilogue, anchor.inputs, constants, (), outputs, name, why_not=anchor.why_not))
 
     def _call(
         self,
@@ -190,7 +203,7 @@ class _Selection:
         schedule = cast(Scheduled, self.program.kernels[symbol]).schedule
         for value, output in zip(outputs, epilogue.outputs, strict=True):
             if output.bits is not None:
-                self.bit_channels[value] = output.bits.channels
+                self.layouts[value] = output.bits
         arguments_ = (*inputs, *kernel.arrange(constants, self.target, schedule), *params)
         filler = kernel.filler()
         self.program.calls.append(
@@ -321,6 +334,7 @@ class _Scope:
 
     selection: _Selection
     params: dict[relax.Var, Source]
+    layer: str
 
     def resolve(self, expression: relax.Expr) -> Source:
         return self.params[expression] if expression in self.params else array(expression)
@@ -339,7 +353,18 @@ class _Scope:
         return self.selection.shape(name)
 
     def channels(self, name: str) -> int:
-        return self.selection.bit_channels[self.selection.program.root(name)]
+        return self.selection.layouts[self.selection.program.root(name)].channels
+
+    def layout(self, name: str) -> BitLayout | None:
+        root = self.selection.program.root(name)
+        return self.selection.layouts.get(root) if self.shape(root) == self.shape(name) else None
+
+    @property
+    def target(self) -> Target:
+        return self.selection.target
+
+    def refuse(self, reason: str) -> None:
+        self.selection.program.refused.append(f"{self.layer}: {reason}")
 
     def before_transpose(self, name: str) -> str | None:
         return self.selection.planes.get(name)

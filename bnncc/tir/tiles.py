@@ -12,6 +12,7 @@ from bnncc.tir import epilogue as ep
 from bnncc.tir.registers import Buffer, Expr
 from bnncc.tir.shares import Range, Share, balance, within
 
+Prepare = Callable[[Expr, Expr, int], None]  # (group, block, vectors), before the tiles of a block of channels
 SLICE = 8  # channels in one byte of packed signs: the least that an epilogue handles at a time
 
 
@@ -127,8 +128,14 @@ class Grid:
         """Units of the whole output, those of one image after those of the one before."""
         return self.output.batch * (self.bands if self.by_rows else self.groups * self.blocks)
 
-    def walk(self, share: Share, emit: Callable[[Expr, Expr, Expr, int, int, Expr, Expr], None]) -> None:
-        """Call `emit(n, group, block, vectors, channels, y, x)` for all tiles in the share."""
+    def walk(
+        self,
+        share: Share,
+        emit: Callable[[Expr, Expr, Expr, int, int, Expr, Expr], None],
+        prepare: Prepare | None = None,
+    ) -> None:
+        """Call `emit(n, group, block, vectors, channels, y, x)` for all tiles in the share, and `prepare` before
+        those of one block that come one after the other."""
         out = self.output
         channels, vectors, pixels = out.channels // self.groups, self.vectors, self.pixels
         with T.serial(0, out.batch) as n, T.serial(0, self.groups) as group:
@@ -140,6 +147,8 @@ class Grid:
                 only = share.of((n * self.groups + group) * self.blocks, self.blocks)
 
             def walk_rows(block: Expr, vectors: int, count: int) -> None:
+                if prepare:
+                    prepare(group, block, vectors)
                 with T.serial(*bands) as band:
                     y = T.Bind(band * self.rows)
                     walk_row(out.width, pixels, lambda x: emit(n, group, block, vectors, count, y, x))
@@ -149,12 +158,13 @@ class Grid:
             else:
                 with T.serial(*bands) as band:
                     y = T.Bind(band * self.rows)
-                    walk_blocks(
-                        channels,
-                        self.lanes,
-                        vectors,
-                        lambda b, v, c: walk_row(out.width, pixels, lambda x: emit(n, group, b, v, c, y, x)),
-                    )
+
+                    def walk_pixels(block: Expr, vectors: int, count: int) -> None:
+                        if prepare:
+                            prepare(group, block, vectors)
+                        walk_row(out.width, pixels, lambda x: emit(n, group, block, vectors, count, y, x))
+
+                    walk_blocks(channels, self.lanes, vectors, walk_pixels)
 
 
 def _serial(count: int, only: Range | None) -> ForFrame:

@@ -1,5 +1,6 @@
 """CirculantExpand: rotations, numpy == the body in onnxruntime == torch's operator, its gradient, and compiled."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 import bnncc
-from bnncc import bitpack
+from bnncc import bitpack, targets
 from bnncc.nn import Sign, operators
 from bnncc.ops import binary_conv, circulant_expand
-from bnncc.ops.circulant_expand import MIXINGS, ORIENTATIONS, Mixing, expand, rotate, slices
+from bnncc.ops.circulant_expand import MIXINGS, ORIENTATIONS, Mixing, compress, expand, rotate, slices
+from bnncc.runtime import cpu
 from bnncc.runtime.errors import ModelError
+from tests.arm.emulate import needs_qemu
+from tests.arm.emulate import run as emulated
 from tests.frontend.exporting import assert_file_equals_module, run, session
-from tests.onnxmodels import binary, model
+from tests.onnxmodels import binary, model, node
 
 Array = npt.NDArray[Any]
 
@@ -110,9 +114,9 @@ def test_schema_infers_the_shape() -> None:
     try:
         info = helper.make_tensor_value_info("w", TensorProto.UINT8, (3, 9, 2))
         unknown = helper.make_empty_tensor_value_info("y")
-        node = binary("CirculantExpand", ["w"], "y", channels=9, orientations=8, mixing="shared")
+        shared = binary("CirculantExpand", ["w"], "y", channels=9, orientations=8, mixing="shared")
         opsets = [helper.make_opsetid("", 18), helper.make_opsetid("bnncc", 1)]
-        graph = helper.make_graph([node], "expand", [info], [unknown])
+        graph = helper.make_graph([shared], "expand", [info], [unknown])
         inferred = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=opsets), strict_mode=True)
     finally:
         onnx.defs.deregister_schema("CirculantExpand", 1, "bnncc")
@@ -261,3 +265,96 @@ def test_files_that_are_refused(change: dict[str, Any], said: str) -> None:
     attributes: dict[str, Any] = {"channels": 1, "orientations": 4, "mixing": "shared", "w": np.zeros((2, 9, 1), "u1")}
     with pytest.raises(ModelError, match=said):
         bnncc.compile(circulant_file(**(attributes | change)))
+
+
+def test_base_filters_are_found_in_expanded_weights() -> None:
+    rng = np.random.default_rng(5)
+    for orientations in ORIENTATIONS:
+        for mixing in MIXINGS:
+            bits = rng.integers(0, 2, (3, 9, slices(orientations, mixing) * 5)).astype(bool)
+            found = compress(expand(bits, orientations, mixing))
+            assert found is not None
+            assert found[1:] == (orientations, mixing)
+            np.testing.assert_array_equal(found.bits, bits)
+            changed = expand(bits, orientations, mixing).copy()
+            changed[-1, -1, -1] ^= True
+            assert compress(changed) is None
+    assert compress(rng.integers(0, 2, (16, 4, 16)).astype(bool)) is None
+
+
+def two_layers(orientations: int, mixing: str, *, pad_value: float, unipolar: int, filters: int = 16) -> bytes:
+    """Two circulant convolutions with thresholds between, and the scale of the second, on 10 x 7 pixels."""
+    width, count = orientations * filters, slices(orientations, mixing)
+    window = {"channels": width, "kernel_shape": [3, 3], "strides": [1, 1], "pads": [1] * 4, "dilations": [1, 1]}
+    attributes: dict[str, Any] = {"channels": filters, "orientations": orientations, "mixing": mixing}
+    rng = np.random.default_rng(11)
+    weights = {
+        name: bitpack.pack(rng.integers(0, 2, (filters, 9, count * filters)).astype(bool)) for name in ("v", "w")
+    }
+    scale = {name: rng.uniform(-2, 2, (1, width, 1, 1)).astype(np.float32) for name in ("a", "b", "c")}
+    nodes = [
+        binary("Binarize", ["x"], "s", unipolar=unipolar),
+        binary("CirculantExpand", ["v"], "ve", **attributes),
+        binary("BinaryConv", ["s", "ve"], "y0", pad_value=pad_value, **window),
+        node("Mul", ["y0", "a"], "y1"),
+        node("Add", ["y1", "b"], "y2"),
+        binary("Binarize", ["y2"], "t"),
+        binary("CirculantExpand", ["w"], "we", **attributes),
+        binary("BinaryConv", ["t", "we"], "z0", pad_value=pad_value, **window),
+        node("Mul", ["z0", "c"], "y"),
+    ]
+    content: bytes = model(nodes, weights | scale, (2, width, 10, 7)).SerializeToString()
+    return content
+
+
+def check_two_layers(content: bytes, run: Callable[[Array], Array]) -> None:
+    """`run` gives what onnxruntime gives."""
+    file = onnx.load_from_string(content)
+    x = np.random.default_rng(2).standard_normal([d.dim_value for d in file.graph.input[0].type.tensor_type.shape.dim])
+    (expected,) = session(file).run(None, {"x": x.astype(np.float32)})
+    np.testing.assert_array_equal(run(x.astype(np.float32)), expected)
+
+
+@orders
+@pytest.mark.parametrize(("pad_value", "unipolar"), [(0.0, 0), (1.0, 0), (-1.0, 0), (0.0, 1)])
+def test_shared_filters_become_counts_of_taps(orientations: int, pad_value: float, unipolar: int) -> None:
+    content = two_layers(orientations, "shared", pad_value=pad_value, unipolar=unipolar)
+    artifact = bnncc.compile(content)
+    kinds = [layer.kind for layer in artifact.manifest.layers if layer.binary]
+    assert kinds == ["tap_counts", "circulant_sum"] * 2
+    counts, total = (layer for layer in artifact.manifest.layers[-3:] if layer.binary)
+    assert total.fused[0] == "circulant_expand"
+    assert counts.bytes_weights == 16 * 9 * 16 // 8, "one bit for each weight of a base filter"
+    check_two_layers(content, lambda x: next(iter(bnncc.load(artifact).run(x).values())))
+
+
+@orders
+def test_oriented_filters_are_stored_once(orientations: int) -> None:
+    content = two_layers(orientations, "oriented", pad_value=0.0, unipolar=0, filters=64)
+    artifact = bnncc.compile(content, "x86-avx2" if targets.find("x86-avx2").runs_on(cpu.host()) else "native")
+    layers = [layer for layer in artifact.manifest.layers if layer.binary]
+    assert [layer.kind for layer in layers] == ["oriented_conv2d"] * 2
+    assert layers[0].fused[0] == "circulant_expand"
+    tables = 4 * (9 * 64 * orientations + 10 + 7)
+    thresholds = 4 * 64 * orientations
+    weights = 64 * 9 * orientations * 64 // 8
+    assert weights + tables <= layers[0].bytes_weights <= weights + tables + 2 * thresholds
+    check_two_layers(content, lambda x: next(iter(bnncc.load(artifact).run(x).values())))
+
+
+def test_what_stays_expanded_says_why() -> None:
+    content = two_layers(4, "shared", pad_value=0.0, unipolar=0, filters=12)
+    artifact = bnncc.compile(content)
+    (record,) = [record for record in artifact.manifest.passes if record.name == "kernel selection"]
+    reason = "circulant weights are stored expanded: 12 base filters are no multiple of 8"
+    assert record.refused == (f"y0: {reason}", f"z0: {reason}")
+    check_two_layers(content, lambda x: next(iter(bnncc.load(artifact).run(x).values())))
+
+
+@modes
+@pytest.mark.parametrize("target", ["arm", "armv7"])
+def test_on_arm(mixing: Mixing, target: str, tmp_path: Path) -> None:
+    needs_qemu(target)
+    path = tmp_path / "circulant.onnx"
+    path.write_bytes(two_layers(4, mixing, pad_value=0.0, unipolar=0))
+    check_two_layers(path.read_bytes(), lambda x: emulated(path, tmp_path, x, target=target)[0])
