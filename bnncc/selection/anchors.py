@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypedDict
 
+import numpy as np
 from tvm import relax
 
 from bnncc.kernels.conv2d import Conv2d
@@ -14,6 +16,7 @@ from bnncc.kernels.dense import Dense
 from bnncc.kernels.depthwise import DepthwiseConv2d
 from bnncc.kernels.elementwise import Elementwise
 from bnncc.kernels.global_pool import GlobalPool
+from bnncc.kernels.interacted_conv2d import InteractedConv2d, capacity
 from bnncc.kernels.kernel import Array, Kernel
 from bnncc.kernels.or_pool2d import OrPool2d
 from bnncc.kernels.pack import Pack
@@ -22,6 +25,7 @@ from bnncc.kernels.pool2d import Pool2d
 from bnncc.kernels.quantize import Quantize, interleaves
 from bnncc.kernels.xnor_conv2d import XnorConv2d
 from bnncc.ops import standard
+from bnncc.ops.channel_interaction import ChannelInteraction
 from bnncc.ops.conv2d_int8 import Conv2dInt8 as Conv2dInt8Call
 from bnncc.ops.expressions import dtype, extents, operator
 from bnncc.ops.or_pool2d import OrPool2d as OrPool2dCall
@@ -99,6 +103,19 @@ def xnor_conv2d(call: relax.Call, network: Network) -> Anchor:
         classes=(offset.shape[0], offset.shape[1]),
     )
     return Anchor(kernel, (bits,), (weights, offset, rows, columns), dtype="int32", why_not="")
+
+
+def interacted(anchor: Anchor, interactions: Sequence[relax.Call], network: Network) -> Anchor:
+    """R.bnncc.channel_interaction of the accumulators of a binary convolution, several in a row."""
+    conv, calls = anchor.kernel, [ChannelInteraction.of(call) for call in interactions]
+    assert isinstance(conv, XnorConv2d)
+    tables = [network.constant(table).astype(np.int32) for each in calls for table in (each.up, each.down)]
+    rounds = list(zip(tables[::2], tables[1::2], strict=True))
+    room = capacity(rounds, anchor.constants[1], conv.bit_weight * 8 * conv.filter_bytes)
+    fields = {field.name: getattr(conv, field.name) for field in dataclasses.fields(conv)}
+    return dataclasses.replace(
+        anchor, kernel=InteractedConv2d(**fields, capacity=room), constants=(*anchor.constants, *tables)
+    )
 
 
 def conv2d(call: relax.Call, network: Network) -> Anchor:
