@@ -8,7 +8,6 @@ nothing of this is in its code.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,7 +24,7 @@ from bnncc.kernels.xnor_schedules import Place, XnorSchedule
 from bnncc.targets.target import Target
 from bnncc.tir import epilogue as ep
 from bnncc.tir.pixel_stage import Capacity, Stage
-from bnncc.tir.registers import Expr, cast, ramp
+from bnncc.tir.registers import Buffer, Expr, cast, load, ramp
 from bnncc.tir.shares import share
 from bnncc.tir.tiles import SLICE, Grid, arg, epilogue_args
 
@@ -59,9 +58,19 @@ class InteractedConv2d(XnorConv2d):
 
     capacity: Capacity = NONE
 
+    def _base(self, offset: Buffer, classes: Sequence[Buffer], y: Expr, x: Expr) -> Expr:
+        """Where the offsets of a pixel begin."""
+        if self.classes == (1, 1):
+            return tirx.const(0, "int32")
+        return (classes[0][y] * self.classes[1] + classes[1][x]) * self.output.channels
+
     def operands(self, target: Target, schedule: Schedule) -> tuple[Argument, ...]:
         program = Argument("program", "constant", "int32", (self.capacity.size,))
-        return (*super().operands(target, schedule), program)
+        found = [
+            dataclasses.replace(each, dtype="int16") if each.name == "offset" else each
+            for each in super().operands(target, schedule)
+        ]
+        return (*found, program)
 
     def arrange(self, constants: Sequence[Array], target: Target, schedule: Schedule) -> tuple[Array, ...]:
         """(those of XnorConv2d, then up and down of each round)."""
@@ -74,8 +83,9 @@ class InteractedConv2d(XnorConv2d):
         updates = [(u.target, u.source, [dataclasses.astuple(step) for step in u.steps]) for u in made.updates]
         blocks = sorted({row // SLICE for row in made.rows()})
         program = self._stage(target, schedule.grid(self, target)).program(blocks, updates, self.capacity)
-        shifted = (offset.astype(np.int64) + made.constants).astype(np.int32)
-        return (*super().arrange((weights, shifted, *rest[:2]), target, schedule), program)
+        shifted = (offset.astype(np.int64) + made.constants).astype(np.int16)
+        ordered = weights[schedule.order(self, target)]
+        return (*super().arrange((ordered, shifted, *rest[:2]), target, schedule), program)
 
     def _bands(self, target: Target, grid: Grid) -> int:
         """Bands of rows that are computed together: few enough for the buffer, and equally many each time."""
@@ -113,16 +123,15 @@ class InteractedConv2d(XnorConv2d):
                     ) -> None:
                         """One tile, into the buffer."""
                         place = Place(n, group, group * blocks + block, y, x)
-                        counts = schedule.count(self, target, vectors, bits, weights, place)
-                        for first in range(0, channels, SLICE):
-                            valid = min(SLICE, channels - first)
-                            channel = T.Bind(group * self.group_channels + block * grid.lanes + first)
-                            accumulator = self.accumulators(offset, classes, channel, valid)
+                        begin = T.Bind(group * self.group_channels + block * grid.lanes)
+                        for piece in schedule.halves(self, target, vectors, bits, weights, place):
+                            valid = min(piece.lanes, channels - piece.first)
+                            channel = T.Bind(begin + piece.first)
                             for number, (row, column) in enumerate(np.ndindex(grid.rows, grid.pixels)):
-                                pixel = ep.Pixel(n, y + row, x + column)
-                                acc = accumulator(pixel, functools.partial(counts, number, first))
-                                where = stage.at(channel, (pixel.y - top) * out.width + pixel.x)
-                                T.buffer_store(buffer, cast(acc, "int16", SLICE), [ramp(where, SLICE)])
+                                base = self._base(offset, classes, y + row, x + column)
+                                acc = load(offset, base + channel, piece.lanes, valid) - piece.of(number)
+                                where = T.Bind((y + row - top) * out.width + x + column)
+                                stage.store(buffer, channel, where, acc, piece.lanes)
 
                     def finish(
                         n: Expr, group: Expr, block: Expr, vectors: int, channels: int, y: Expr, x: Expr

@@ -73,6 +73,14 @@ class Stage:
         """Where the 8 channels from `channel` on of a pixel lie, outside of `interact`."""
         return T.shift_right(channel, tirx.const(3, "int32")) * (SLICE * self.pixels) + pixel * SLICE
 
+    def store(self, buffer: Buffer, channel: Expr, pixel: Expr, values: Expr, lanes: int) -> None:
+        """Put `lanes` channels of a pixel, from `channel` on, where `at` finds them."""
+        values = T.Bind(values)
+        for first in range(0, lanes, SLICE):
+            part = [tirx.const(first + i, "int32") for i in range(SLICE)]
+            piece = values if lanes == SLICE else tirx.Shuffle([values], part)
+            T.buffer_store(buffer, piece, [ramp(self.at(channel + first, pixel), SLICE)])
+
     def row(self, number: int) -> int:
         """Where the first vector of a row lies, within `interact`."""
         return number // SLICE * SLICE * self.pixels + number % SLICE * self.lanes
