@@ -6,7 +6,7 @@ expression is evaluated, channel by channel and in the source's order; where the
     bit = lo <= accumulator <= hi
 
 is the same function: exact by construction, ties and negative scales included. A channel that never gives 1 has
-lo > hi.
+lo > hi. Between convolution and scale channels may interact; then more values can occur.
 
 Before::
 
@@ -41,11 +41,14 @@ an expression that rises and falls (PReLU with a negative slope) so that its one
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from tvm import relax
 
 from bnncc.ops import pack, spans, threshold
+from bnncc.ops.channel_interaction import ChannelInteraction
 from bnncc.ops.elementwise import PerChannel
 from bnncc.ops.expressions import array, extents, is_constant
 from bnncc.ops.pack import Pack
@@ -66,10 +69,14 @@ class FoldThresholds(dataflow.LocalPass):
             chain.append(step)
             source = step.tensor
         cast = Astype.match(block.value(source))
-        conv = XnorConv2d.match(block.value(cast.x)) if cast else None
+        rounds, integers = [], block.value(cast.x) if cast else None
+        while (interaction := ChannelInteraction.match(integers)) is not None:
+            rounds.append(interaction)
+            integers = block.value(interaction.acc)
+        conv = XnorConv2d.match(integers)
         if cast is None or conv is None or not _check(block, conv, packing, chain):
             return None
-        accumulators, occurs = reachable(conv)
+        accumulators, occurs = reachable(conv, rounds)
         values = np.broadcast_to(accumulators[:, None].astype(np.float32), occurs.shape)
         for step in reversed(chain):
             values = step.evaluate(values)
@@ -91,16 +98,27 @@ def _check(block: dataflow.Block, conv: XnorConv2d, packing: Pack, chain: list[P
     return is_constant(conv.offset) and is_constant(packing.threshold)
 
 
-def reachable(conv: XnorConv2d) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Values that accumulators may take, ascending int64 [V], and for each channel which of them, bool [V, O]."""
+def reachable(
+    conv: XnorConv2d, rounds: Sequence[ChannelInteraction] = ()
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Values that accumulators may take, ascending int64 [V], and for each channel which of them, bool [V, O]. Behind
+    interactions: whatever multiples of the deltas' greatest common divisor they can add up to."""
     offset = array(conv.offset).astype(np.int64).reshape(-1, extents(conv.call)[3])
     # No more bits differ than the words hold; that allows a few values too many, in words with a tail.
     most = conv.bit_weight * 8 * int(np.prod(extents(conv.weights)[1:]))
-    accumulators = np.arange(offset.min() - most, offset.max() + 1)
+    lower, higher, step = np.zeros((3, offset.shape[1]), np.int64)
+    step += conv.bit_weight
+    for interaction in rounds:
+        for table in (array(interaction.up), array(interaction.down)):
+            delta = table[:, 3].astype(np.int64)
+            np.add.at(lower, table[:, 1], np.minimum(delta, 0))
+            np.add.at(higher, table[:, 1], np.maximum(delta, 0))
+            np.gcd.at(step, table[:, 1], delta)
+    accumulators = np.arange((offset + lower).min() - most, (offset + higher).max() + 1)
     occurs = np.zeros((accumulators.size, offset.shape[1]), dtype=bool)
     for row in np.unique(offset, axis=0):
         below = row - accumulators[:, None]
-        occurs |= (below >= 0) & (below <= most) & (below % conv.bit_weight == 0)
+        occurs |= (below >= -higher) & (below <= most - lower) & (below % step == 0)
     return accumulators, occurs
 
 

@@ -4,6 +4,7 @@ A group has one anchor (or none) and the elementwise operators that follow it on
 their other operands being constants per channel or tensors that are ready before the anchor; then the packing of its
 results, and a border of constant bits around them. A value that others read too is an output: one kernel writes the
 float residual and the packed signs of the next layer in the same pass. A sum of two branches belongs to the later one.
+Interactions of channels join the binary convolution whose accumulators they change.
 
 A group becomes a private function with the attributes "Primitive" and "bnncc.anchor" (the anchor's name without its
 dialect, "none" without an anchor). Its parameters are the tensors it reads in order of first use, then its constants;
@@ -46,8 +47,8 @@ After::
         return (z, b)
 
 Refuses: operators it does not know (softmax, concat, permute_dims, ...), which TVM lowers one by one, tensors of other
-ranks than 2 and 4, operands that broadcast over pixels, and packing into groups of channels that do not start at bytes,
-which is done afterwards.
+ranks than 2 and 4, operands that broadcast over pixels, packing into groups of channels that do not start at bytes,
+which is done afterwards, and interactions of channels whose sums pass 16 bits or are read elsewhere too.
 """
 
 from __future__ import annotations
@@ -55,13 +56,16 @@ from __future__ import annotations
 import heapq
 from typing import ClassVar, NamedTuple
 
+import numpy as np
 import tvm
 from tvm import relax
 
 from bnncc import bitpack
+from bnncc.kernels.interacted_conv2d import why_not
 from bnncc.ops import elementwise, spans
+from bnncc.ops.channel_interaction import ChannelInteraction
 from bnncc.ops.conv2d_int8 import Conv2dInt8
-from bnncc.ops.expressions import dtype, extents, is_constant, is_per_channel, operator
+from bnncc.ops.expressions import array, dtype, extents, is_constant, is_per_channel, operator
 from bnncc.ops.or_pool2d import OrPool2d
 from bnncc.ops.pack import Pack, Packing
 from bnncc.ops.pad_bits import PadBits
@@ -112,6 +116,8 @@ class _Grouping:
             self._begin(index, operator(value).rpartition(".")[2])
         elif packing := _packing(value):
             self._follow(index, value, extents(packing.values))
+        elif interaction := ChannelInteraction.match(value):
+            self._interact(index, interaction)
         elif cast := Astype.match(value):
             self._follow(index, value, extents(cast.x))
         elif padding := PadBits.match(value):
@@ -152,6 +158,28 @@ class _Grouping:
                 return
         if not Astype.match(value):
             self._begin(index, "none")
+
+    def _interact(self, index: int, interaction: ChannelInteraction) -> None:
+        """Join the convolution whose accumulators these are, as long as nothing else reads them."""
+        source = self.position.get(interaction.acc)
+        group = self.group_of.get(source) if source is not None else None
+        if source is None or group is None or (conv := XnorConv2d.match(self.bindings[group].value)) is None:
+            return
+        members = [self.bindings[member].value for member in self.members[group][1:]]
+        if source != self.members[group][-1] or not all(ChannelInteraction.match(member) for member in members):
+            return
+        rounds = [ChannelInteraction.of(member) for member in [*members, interaction.call]]
+        tables = [(array(each.up), array(each.down)) for each in rounds]
+        most = conv.bit_weight * 8 * int(np.prod(extents(conv.weights)[1:]))
+        if self.uses[interaction.acc] > 1:
+            reason = "what it reads has another reader"
+        else:
+            width = extents(conv.call)[2]
+            reason = why_not(tables, array(conv.offset), most, width=width, groups=conv.groups)
+        if not reason:
+            self._join(index, group)
+            return
+        self.refused.append(f"{spans.name_of(interaction.call) or 'channel interaction'}: {reason}")
 
     def _packs(self, group: int, packing: Packing) -> bool:
         """Whether the group's kernel can pack into this layout from registers. A layout whose groups of channels do

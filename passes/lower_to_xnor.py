@@ -15,7 +15,8 @@ table [row class, column class, channel]: real zero padding is exact, and costs 
 
 Where signs were multiplied by s = +-1 per channel, s goes into the weights (w * (s * x) = (s * w) * x) and the border
 holds s * v. Signs that several convolutions read are packed once. Max-pools of signs become ORs of words. Where a
-reshape or permutation stands between sign and convolution, what it gives is packed: +-1 or {0, 1} as floats.
+reshape or permutation stands between sign and convolution, what it gives is packed: +-1 or {0, 1} as floats. Channels
+that interact behind a convolution do so as integers.
 
 Before::
 
@@ -59,8 +60,9 @@ from bnncc import bitpack
 from bnncc.ops import or_pool2d, pack, pad_bits, spans, xnor_conv2d
 from bnncc.ops.binarize import Binarize
 from bnncc.ops.binary_conv2d import BinaryConv2d
-from bnncc.ops.expressions import array, extents, is_constant, is_per_channel
-from bnncc.ops.standard import MaxPool2d, Multiply, PermuteDims, Reshape
+from bnncc.ops.channel_interaction import ChannelInteraction
+from bnncc.ops.expressions import array, dtype, extents, is_constant, is_per_channel
+from bnncc.ops.standard import Astype, MaxPool2d, Multiply, PermuteDims, Reshape
 from bnncc.ops.window import Window
 from bnncc.passes import dataflow
 from bnncc.passes.contract import Outcome
@@ -89,6 +91,8 @@ class _Walk:
         self._made: dict[Hashable, relax.Expr] = {}
 
     def visit(self, block: dataflow.Block, value: relax.Expr) -> relax.Expr | None:
+        if interaction := ChannelInteraction.match(value):
+            return self._on_integers(block, interaction)
         conv = BinaryConv2d.match(value)
         if conv is None:
             return None
@@ -128,6 +132,14 @@ class _Walk:
             span=value.span,
         )
         return relax.op.astype(block.emit(accumulator), "float32")
+
+    def _on_integers(self, block: dataflow.Block, interaction: ChannelInteraction) -> relax.Expr | None:
+        """The interactions of accumulators, before they become floats."""
+        cast = Astype.match(block.value(interaction.acc))
+        if cast is None or dtype(cast.x) != "int32":
+            return None
+        block.rewrites += 1
+        return relax.op.astype(block.emit(dataflow.on(interaction.call, cast.x)), "float32")
 
     def _packed(self, block: dataflow.Block, source: relax.Expr, signs: _Signs, groups: int) -> relax.Expr:
         """The packed form of `source`, made once for each number of groups."""

@@ -12,9 +12,9 @@ How bytes are counted is in tir/byte_counts.py.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +51,14 @@ class Place:
     weights: Expr = 0
 
 
+class Halves(NamedTuple):
+    """Counts of the channels of a tile from `first` on: (pixel) -> int16 vector of `lanes`."""
+
+    first: int
+    lanes: int
+    of: Callable[[int], Expr]
+
+
 @dataclass(frozen=True)
 class XnorSchedule(Schedule, ABC):
     """What all three have. pixels: of one row of a tile. rows_first: all channels of a row (of tiles) are computed
@@ -78,6 +86,24 @@ class XnorSchedule(Schedule, ABC):
         self, conv: XnorConv2d, target: Target, vectors: int, bits: Buffer, weights: Buffer, place: Place
     ) -> Counts:
         """Count the bits in which one tile differs from its weights, `vectors` vectors of channels wide."""
+
+    def order(self, conv: XnorConv2d, target: Target) -> npt.NDArray[np.int64]:
+        """The order of output channels, int64 [O], in which `arrange` has to get the weights that `halves` counts."""
+        return np.arange(conv.output.channels)
+
+    def halves(
+        self, conv: XnorConv2d, target: Target, vectors: int, bits: Buffer, weights: Buffer, place: Place
+    ) -> list[Halves]:
+        """As `count`, times `bit_weight`, in 16 bits: pieces that cover the tile's channels in order."""
+        counts, shift = self.count(conv, target, vectors, bits, weights, place), conv.bit_weight - 1
+
+        def piece(first: int) -> Halves:
+            def counted(pixel: int) -> Expr:
+                return _shifted(registers.cast(counts(pixel, first), "int16", SLICE), "int16", SLICE, shift)
+
+            return Halves(first, SLICE, counted)
+
+        return [piece(first) for first in range(0, vectors * self.grid(conv, target).lanes, SLICE)]
 
 
 def _shared(conv: XnorConv2d, target: Target) -> dict[str, tuple[int, ...]]:
@@ -134,6 +160,48 @@ class WordLanes(XnorSchedule):
     def count(
         self, conv: XnorConv2d, target: Target, vectors: int, bits: Buffer, weights: Buffer, place: Place
     ) -> Counts:
+        return _slices(self._totals(conv, target, vectors, bits, weights, place), vectors, target.popcount_lanes)
+
+    def order(self, conv: XnorConv2d, target: Target) -> npt.NDArray[np.int64]:
+        """Of the vectors of a piece the channels alternate."""
+        channels, lanes, found = conv.group_channels, target.popcount_lanes, []
+        if channels % lanes:
+            return super().order(conv, target)
+        for start in range(0, channels, self.vectors * lanes):
+            for first, size in _pieces(min(self.vectors, (channels - start) // lanes)):
+                here = start + first * lanes + np.arange(size * lanes).reshape(lanes, size).T.reshape(-1)
+                found.append(here)
+        one = np.concatenate(found)
+        return (np.arange(conv.groups)[:, None] * channels + one).reshape(-1)
+
+    def halves(
+        self, conv: XnorConv2d, target: Target, vectors: int, bits: Buffer, weights: Buffer, place: Place
+    ) -> list[Halves]:
+        """Sums of four vectors put side by side in each word are those of 32 channels in order: nothing is shuffled."""
+        lanes = target.popcount_lanes
+        if conv.group_channels % lanes:
+            return super().halves(conv, target, vectors, bits, weights, place)
+        totals, shift = self._totals(conv, target, vectors, bits, weights, place), conv.bit_weight - 1
+
+        def piece(first: int, size: int) -> Halves:
+            def counted(pixel: int) -> Expr:
+                parts = [totals[pixel * vectors + first + i][ramp(0, lanes)] for i in range(size)]
+                apart = target.lane_bits // size
+                parts = [_shifted(one, "uint64", lanes, apart * i + shift) for i, one in enumerate(parts)]
+                word = parts[0]
+                for one in parts[1:]:
+                    word = T.bitwise_or(word, one)
+                every = T.reinterpret(f"int{apart}x{size * lanes}", word)
+                return T.Bind(every if apart == 16 else registers.cast(every, "int16", size * lanes))
+
+            return Halves(first * lanes, size * lanes, counted)
+
+        return [piece(first, size) for first, size in _pieces(vectors)]
+
+    def _totals(
+        self, conv: XnorConv2d, target: Target, vectors: int, bits: Buffer, weights: Buffer, place: Place
+    ) -> list[Buffer]:
+        """Pixel p, vector v is number p * vectors + v."""
         lanes, (kernel_h, kernel_w) = target.popcount_lanes, conv.kernel
         words = conv.group_bytes // target.word_bytes
         stored = max(1, words // conv.repeats)  # of the words at a tap, those whose weights differ
@@ -154,7 +222,7 @@ class WordLanes(XnorSchedule):
                     total = totals[p * vectors + v]
                     at_all = ramp(0, lanes)
                     T.buffer_store(total, total[at_all] + T.popcount(window_word ^ rows[v]), [at_all])
-        return _slices(totals, vectors, lanes)
+        return totals
 
 
 def _whole_words(weights: Expr, conv: XnorConv2d, target: Target) -> Expr:
@@ -305,6 +373,19 @@ def _slices(totals: list[Buffer], vectors: int, lanes: int) -> Counts:
         return T.Bind(registers.cast(total[ramp(first % lanes, SLICE)], "int32", SLICE))
 
     return slice_of
+
+
+def _pieces(vectors: int) -> Iterator[tuple[int, int]]:
+    """(first, size) of pieces of 4, 2 and 1 vectors."""
+    first = 0
+    while first < vectors:
+        size = next(size for size in (4, 2, 1) if first + size <= vectors)
+        yield first, size
+        first += size
+
+
+def _shifted(value: Expr, dtype: str, lanes: int, bits: int) -> Expr:
+    return T.shift_left(value, splat(tirx.const(bits, dtype), lanes)) if bits else value
 
 
 def _window(conv: XnorConv2d, words: int, word_bytes: int) -> byte_counts.Window:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol, TypedDict
 
 import numpy as np
@@ -16,6 +17,7 @@ from bnncc.kernels.dense import Dense
 from bnncc.kernels.depthwise import DepthwiseConv2d
 from bnncc.kernels.elementwise import Elementwise
 from bnncc.kernels.global_pool import GlobalPool
+from bnncc.kernels.interacted_conv2d import InteractedConv2d, capacity
 from bnncc.kernels.kernel import Array, Kernel
 from bnncc.kernels.or_pool2d import OrPool2d
 from bnncc.kernels.pack import Pack
@@ -24,6 +26,7 @@ from bnncc.kernels.pool2d import Pool2d
 from bnncc.kernels.quantize import Quantize, interleaves
 from bnncc.kernels.xnor_conv2d import XnorConv2d
 from bnncc.ops import circulant_expand, standard
+from bnncc.ops.channel_interaction import ChannelInteraction
 from bnncc.ops.conv2d_int8 import Conv2dInt8 as Conv2dInt8Call
 from bnncc.ops.expressions import dtype, extents, operator
 from bnncc.ops.or_pool2d import OrPool2d as OrPool2dCall
@@ -97,6 +100,12 @@ class Anchor:
 
 def xnor_conv2d(call: relax.Call, network: Network) -> Anchor:
     """R.bnncc.xnor_conv2d(b, w, offset, row_class, col_class, ...)."""
+    conv, anchor = _xnor_conv2d(call, network)
+    return _circulant(anchor, conv, network) or anchor
+
+
+def _xnor_conv2d(call: relax.Call, network: Network) -> tuple[XnorConv2d, Anchor]:
+    """Whatever its weights are."""
     conv = XnorConv2dCall.of(call)
     bits, window, groups = network.value(conv.bits), conv.window, conv.groups
     tables = (conv.weights, conv.offset, conv.row_class, conv.col_class)
@@ -115,8 +124,7 @@ def xnor_conv2d(call: relax.Call, network: Network) -> Anchor:
         bit_weight=conv.bit_weight,
         classes=(offset.shape[0], offset.shape[1]),
     )
-    anchor = Anchor(kernel, (bits,), (weights, offset, rows, columns), dtype="int32", why_not="")
-    return _circulant(anchor, kernel, network) or anchor
+    return kernel, Anchor(kernel, (bits,), (weights, offset, rows, columns), dtype="int32", why_not="")
 
 
 def _circulant(anchor: Anchor, conv: XnorConv2d, network: Network) -> Anchor | None:
@@ -128,7 +136,9 @@ def _circulant(anchor: Anchor, conv: XnorConv2d, network: Network) -> Anchor | N
     try:
         if base.mixing == "oriented":
             oriented, filters = circulant.oriented(conv, base, network.target)
-            return replace(anchor, kernel=oriented, constants=(filters, *tables), fused=("circulant_expand",))
+            return dataclasses.replace(
+                anchor, kernel=oriented, constants=(filters, *tables), fused=("circulant_expand",)
+            )
         offset, rows, columns = (table.astype(np.int32) for table in tables)
         layout = network.layout(anchor.inputs[0])
         counts, filters, total, constants = circulant.shared(
@@ -137,7 +147,22 @@ def _circulant(anchor: Anchor, conv: XnorConv2d, network: Network) -> Anchor | N
     except circulant.Refused as refused:
         network.refuse(f"circulant weights are stored expanded: {refused}")
         return None
-    return replace(anchor, kernel=total, constants=constants, fused=("circulant_expand",), before=(counts, (filters,)))
+    return dataclasses.replace(
+        anchor, kernel=total, constants=constants, fused=("circulant_expand",), before=(counts, (filters,))
+    )
+
+
+def interacted(call: relax.Call, interactions: Sequence[relax.Call], network: Network) -> Anchor:
+    """R.bnncc.xnor_conv2d, and R.bnncc.channel_interaction of its accumulators, several in a row."""
+    conv, anchor = _xnor_conv2d(call, network)
+    calls = [ChannelInteraction.of(interaction) for interaction in interactions]
+    tables = [network.constant(table).astype(np.int32) for each in calls for table in (each.up, each.down)]
+    rounds = list(zip(tables[::2], tables[1::2], strict=True))
+    room = capacity(rounds, anchor.constants[1], conv.bit_weight * 8 * conv.filter_bytes)
+    fields = {field.name: getattr(conv, field.name) for field in dataclasses.fields(conv)}
+    return dataclasses.replace(
+        anchor, kernel=InteractedConv2d(**fields, capacity=room), constants=(*anchor.constants, *tables)
+    )
 
 
 def conv2d(call: relax.Call, network: Network) -> Anchor:

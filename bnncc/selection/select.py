@@ -3,6 +3,7 @@ them. An operator without a kernel of ours is run by what TVM makes of it, and i
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import astuple, dataclass
 from typing import cast
 
@@ -16,6 +17,7 @@ from bnncc.kernels.kernel import Array, Kernel
 from bnncc.kernels.schedule import Schedule, ScheduleError
 from bnncc.kernels.transpose import Transpose
 from bnncc.ops import spans, standard
+from bnncc.ops.channel_interaction import ChannelInteraction
 from bnncc.ops.check_indices import CheckIndices
 from bnncc.ops.expressions import array, extents, operator
 from bnncc.runtime import abi
@@ -156,10 +158,17 @@ class _Selection:
         name = spans.name_of(call) or spans.name_of(first)
         scope = _Scope(self, dict(zip(func.params, arguments, strict=True)), name)
         start = first_var if make else anchors.loaded(first, scope)
-        anchor = make(first, scope) if make else anchors.elementwise(start, scope)
+        rest = steps[1:] if make else steps
+        interactions = list(itertools.takewhile(lambda step: ChannelInteraction.match(step[1]), rest))
+        if interactions:
+            anchor = anchors.interacted(first, [step for _, step in interactions], scope)
+            start, rest = interactions[-1][0], rest[len(interactions) :]
+        else:
+            anchor = make(first, scope) if make else anchors.elementwise(start, scope)
         collector = Collector(anchor.kernel.output, scope.resolve, self.shape, dtypes=[anchor.dtype])
         collector.values[start] = anchor.result
-        for step_var, step in steps[1:] if make else steps:
+        collector.names += ["interaction"] * len(interactions)
+        for step_var, step in rest:
             collector.add(step_var, step)
         inputs = self._before(anchor, name)
         outputs = self._values(var)

@@ -136,9 +136,7 @@ class Grid:
     ) -> None:
         """Call `emit(n, group, block, vectors, channels, y, x)` for all tiles in the share, and `prepare` before
         those of one block that come one after the other."""
-        out = self.output
-        channels, vectors, pixels = out.channels // self.groups, self.vectors, self.pixels
-        with T.serial(0, out.batch) as n, T.serial(0, self.groups) as group:
+        with T.serial(0, self.output.batch) as n, T.serial(0, self.groups) as group:
             bands: Range = (tirx.const(0, "int32"), tirx.const(self.bands, "int32"))
             only = None
             if self.by_rows:
@@ -146,25 +144,39 @@ class Grid:
             else:
                 only = share.of((n * self.groups + group) * self.blocks, self.blocks)
 
-            def walk_rows(block: Expr, vectors: int, count: int) -> None:
+            self.walk_bands(n, group, bands, emit, only, prepare)
+
+    def walk_bands(
+        self,
+        n: Expr,
+        group: Expr,
+        bands: Range,
+        emit: Callable[[Expr, Expr, Expr, int, int, Expr, Expr], None],
+        only: Range | None = None,
+        prepare: Prepare | None = None,
+    ) -> None:
+        """`walk` within some bands of one group of one image. `only`: the tiles of channels to walk."""
+        width, channels = self.output.width, self.output.channels // self.groups
+
+        def walk_rows(block: Expr, vectors: int, count: int) -> None:
+            if prepare:
+                prepare(group, block, vectors)
+            with T.serial(*bands) as band:
+                y = T.Bind(band * self.rows)
+                walk_row(width, self.pixels, lambda x: emit(n, group, block, vectors, count, y, x))
+
+        if not self.rows_first:
+            walk_blocks(channels, self.lanes, self.vectors, walk_rows, only)
+            return
+        with T.serial(*bands) as band:
+            y = T.Bind(band * self.rows)
+
+            def walk_pixels(block: Expr, vectors: int, count: int) -> None:
                 if prepare:
                     prepare(group, block, vectors)
-                with T.serial(*bands) as band:
-                    y = T.Bind(band * self.rows)
-                    walk_row(out.width, pixels, lambda x: emit(n, group, block, vectors, count, y, x))
+                walk_row(width, self.pixels, lambda x: emit(n, group, block, vectors, count, y, x))
 
-            if not self.rows_first:
-                walk_blocks(channels, self.lanes, vectors, walk_rows, only)
-            else:
-                with T.serial(*bands) as band:
-                    y = T.Bind(band * self.rows)
-
-                    def walk_pixels(block: Expr, vectors: int, count: int) -> None:
-                        if prepare:
-                            prepare(group, block, vectors)
-                        walk_row(out.width, pixels, lambda x: emit(n, group, block, vectors, count, y, x))
-
-                    walk_blocks(channels, self.lanes, vectors, walk_pixels)
+            walk_blocks(channels, self.lanes, self.vectors, walk_pixels)
 
 
 def _serial(count: int, only: Range | None) -> ForFrame:

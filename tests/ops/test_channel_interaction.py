@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import bnncc
+from bnncc import bitpack
 from bnncc.frontend.importer import from_onnx
 from bnncc.nn import BinaryConv2d, operators
 from bnncc.ops import channel_interaction
 from bnncc.runtime.errors import ModelError
+from tests.arm import emulate
 from tests.frontend.exporting import run
 from tests.irtest import build, evaluate
 from tests.onnxmodels import binary, model, node
@@ -217,3 +219,95 @@ def test_tables_from_the_input_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ModelError, match="Wrong: its weight is computed from the network's input"):
         bnncc.export(Wrong(), torch.zeros(2, 6), tmp_path / "net.onnx")
+
+
+def network(
+    channels: int,
+    filters: int,
+    size: tuple[int, int],
+    *,
+    rounds: int = 1,
+    groups: int = 1,
+    delta: int = 1,
+    seed: int = 0,
+) -> onnx.ModelProto:
+    """Sign, 3x3 convolution with zero padding, interactions, BatchNorm of both signs that is 0 for some sums, sign, and
+    a second convolution whose sums are the output."""
+    rng = np.random.default_rng(0)
+    tables = [(table(rng, filters, 2 * filters), table(rng, filters, 2 * filters)) for _ in range(rounds)]
+    weights: dict[str, Array] = {
+        "w": bitpack.pack(rng.integers(0, 2, (filters, 9, channels // groups)).astype(bool)),
+        "w2": bitpack.pack(rng.integers(0, 2, (9, 1, filters)).astype(bool)),
+        "gamma": rng.choice([-1.0, -0.5, 0.5, 2.0], filters).astype(np.float32),
+        "beta": np.zeros(filters, np.float32),
+        "mean": rng.integers(-6, 7, filters).astype(np.float32),
+        "var": np.ones(filters, np.float32),
+    }
+    window = {"kernel_shape": [3, 3], "strides": [1, 1], "pads": [1] * 4, "dilations": [1, 1]}
+    one = {"kernel_shape": [1, 1], "strides": [1, 1], "pads": [0] * 4, "dilations": [1, 1]}
+    nodes = [
+        binary("Binarize", ["x"], "s"),
+        binary("BinaryConv", ["s", "w"], "a0", channels=channels // groups, group=groups, **window),
+    ]
+    for i, (up, down) in enumerate(tables):
+        up[:, 3] *= delta
+        weights |= {f"up{i}": up, f"down{i}": down}
+        nodes.append(binary("ChannelInteraction", [f"a{i}", f"up{i}", f"down{i}"], f"a{i + 1}"))
+    nodes += [
+        node("BatchNormalization", [f"a{rounds}", "gamma", "beta", "mean", "var"], "n", epsilon=0.0),
+        binary("Binarize", ["n"], "s2"),
+        binary("BinaryConv", ["s2", "w2"], "y", channels=filters, **one),
+    ]
+    return model(nodes, weights, (1, channels, *size))
+
+
+@pytest.mark.parametrize(
+    ("filters", "rounds", "groups", "delta", "refused"),
+    [
+        (16, 1, 1, 1, ""),
+        (40, 3, 1, 1, ""),
+        (11, 2, 1, 1, ""),
+        (48, 2, 2, 1, ""),
+        (24, 1, 2, 1, "groups of 12 channels do not start at bytes"),
+        (16, 1, 1, 10000, "its sums pass 16 bits"),
+    ],
+)
+def test_fused(filters: int, rounds: int, groups: int, delta: int, refused: str) -> None:
+    """With the convolution in one kernel, or exactly beside it; signs of sums become integer thresholds in any case."""
+    source = network(10, filters, (7, 9), rounds=rounds, groups=groups, delta=delta).SerializeToString()
+    artifact = bnncc.compile(source)
+    layer = next(layer for layer in artifact.manifest.layers if layer.name == "a0")
+    passes = {each.name: each for each in artifact.manifest.passes}
+    assert passes["bnncc.FoldThresholds"].rewrites == 1
+    if refused:
+        assert "interaction" not in layer.fused
+        assert any(refused in line for line in passes["bnncc.FuseEpilogue"].refused)
+    else:
+        assert layer.fused[: rounds + 1] == ("interaction",) * rounds + ("threshold",)
+    x = np.random.default_rng(1).standard_normal((1, 10, 7, 9)).astype(np.float32)
+    (want,) = onnxruntime.InferenceSession(source).run(None, {"x": x})
+    (found,) = bnncc.load(artifact).run(x).values()
+    assert (found == want).all()
+
+
+def test_sums_with_another_reader_are_not_fused() -> None:
+    source = network(10, 16, (4, 5))
+    source.graph.output.append(onnx.helper.make_tensor_value_info("a0", onnx.TensorProto.FLOAT, (1, 16, 4, 5)))
+    artifact = bnncc.compile(source.SerializeToString())
+    x = np.random.default_rng(1).standard_normal((1, 10, 4, 5)).astype(np.float32)
+    want = onnxruntime.InferenceSession(source.SerializeToString()).run(["y", "a0"], {"x": x})
+    found = bnncc.load(artifact).run(x)
+    assert (found["y"] == want[0]).all()
+    assert (found["a0"] == want[1]).all()
+
+
+@pytest.mark.parametrize("target", ["arm", "armv7"])
+def test_on_arm(target: str, tmp_path: Path) -> None:
+    emulate.needs_qemu(target)
+    path = tmp_path / "net.onnx"
+    source = network(20, 40, (5, 7), rounds=2)
+    path.write_bytes(source.SerializeToString())
+    x = np.random.default_rng(1).standard_normal((1, 20, 5, 7)).astype(np.float32)
+    (want,) = onnxruntime.InferenceSession(source.SerializeToString()).run(None, {"x": x})
+    (found,) = emulate.run(path, tmp_path, x, target=target)
+    assert (found == want).all()
