@@ -53,6 +53,7 @@ which is done afterwards.
 from __future__ import annotations
 
 import heapq
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import tvm
@@ -69,18 +70,24 @@ from bnncc.ops.quantize import Quantize
 from bnncc.ops.standard import Astype, AvgPool2d, Conv2d, Matmul, MaxPool2d, Mean
 from bnncc.ops.threshold import Threshold
 from bnncc.ops.xnor_conv2d import XnorConv2d
-from bnncc.passes import dataflow
+from bnncc.passes import dataflow, merge_convs
 from bnncc.passes.contract import Outcome
 from bnncc.tir.epilogue import BitLayout, can_pack
 
 LONGEST_NAME = 120
 
 
+@dataclass(frozen=True, kw_only=True)
 class FuseEpilogue:
+    """The pass. lanes: of the vectors that count bits, see merge_convs.py."""
+
     name: ClassVar[str] = "bnncc.FuseEpilogue"
+
+    lanes: int
 
     def __call__(self, module: tvm.IRModule) -> Outcome:
         groups = _Grouping(module["main"])
+        merge_convs.merge(groups, self.lanes)
         fused = _Build(module, groups).module if groups.members else module
         return Outcome(fused, len(groups.members), tuple(groups.refused))
 
@@ -106,6 +113,11 @@ class _Grouping:
     def unit(self, index: int) -> int:
         """The group of a binding, or the binding itself."""
         return self.group_of.get(index, index)
+
+    def needs(self, unit: int) -> set[int]:
+        """The units that a unit reads."""
+        members = self.members.get(unit, [unit])
+        return {self.unit(read) for index in members for read in self.reads(index)} - {unit}
 
     def _place(self, index: int, value: relax.Expr) -> None:
         if _is_anchor(value):
@@ -297,28 +309,24 @@ class _Build:
     def _order(self) -> list[int]:
         """Units in an order in which each can be computed, as close to the old one as that allows."""
         groups = self._groups
-        units: dict[int, list[int]] = {}
-        for index in range(len(groups.bindings)):
-            units.setdefault(groups.unit(index), []).append(index)
-        needs = {
-            unit: {groups.unit(read) for index in members for read in groups.reads(index)} - {unit}
-            for unit, members in units.items()
-        }
+        # By its anchor: a layer runs when its turn comes in the source, next to those whose results are still in cache.
+        units = sorted({groups.unit(index) for index in range(len(groups.bindings))})
+        needs = {unit: groups.needs(unit) for unit in units}
         readers: dict[int, list[int]] = {unit: [] for unit in units}
         for unit, needed in needs.items():
             for other in needed:
                 readers[other].append(unit)
         missing = {unit: len(needed) for unit, needed in needs.items()}
-        ready = [(units[unit][-1], unit) for unit, count in missing.items() if count == 0]
+        ready = [unit for unit, count in missing.items() if count == 0]
         heapq.heapify(ready)
         order = []
         while ready:
-            unit = heapq.heappop(ready)[1]
+            unit = heapq.heappop(ready)
             order.append(unit)
             for reader in readers[unit]:
                 missing[reader] -= 1
                 if missing[reader] == 0:
-                    heapq.heappush(ready, (units[reader][-1], reader))
+                    heapq.heappush(ready, reader)
         assert len(order) == len(units), "a cycle between groups"
         return order
 

@@ -6,12 +6,16 @@ Words of the window are xor-ed with vectors of weights and counted into a tile o
 registers; the loops over the window are outside the tile. There is no im2col. What lanes are, and how large the tile
 is, the schedule says (xnor_schedules.py).
 
+Several convolutions of one input and window are one kernel of several `parts`, which fill vectors of lanes where the
+channels of one would not. Their filters are interleaved, eight channels of each at a time, so that a tile holds the
+same channels of all parts, and one epilogue reads them: sums over parts need no memory.
+
 Zero padding costs nothing in the loops: borders hold 0 bits, and `offset` has a row for each of the (at most 9 for
 3x3) border classes that adds back what those bits subtracted.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -35,7 +39,8 @@ class XnorConv2d(Kernel):
     """Extents of one binary convolution. Input [N, in_rows, in_width, groups * group_bytes] is padded already; a group
     of `in_channels` channels fills `group_bytes` bytes, weights are uint8 [O, taps, group_bytes]. bit_weight: what a
     bit that differs takes from the accumulator, 2 for +-1 activations and 1 for {0, 1}. classes: rows and columns of
-    `offset`."""
+    `offset`. parts: convolutions computed together, each of them with the channels of `output`, weights and offsets of
+    one after those of the one before: O is parts * channels. Several have whole bytes of channels and one group."""
 
     kind: ClassVar[str] = "xnor_conv2d"
     arithmetic: ClassVar[Arithmetic] = "binary"
@@ -52,11 +57,17 @@ class XnorConv2d(Kernel):
     groups: int = 1
     bit_weight: int = 2
     classes: tuple[int, int] = (1, 1)
+    parts: int = 1
+
+    @property
+    def filters(self) -> ep.Geometry:
+        """The output with the channels of all parts beside one another, as tiles walk it."""
+        return replace(self.output, channels=self.parts * self.output.channels)
 
     @property
     def group_channels(self) -> int:
-        """Output channels of one group."""
-        return self.output.channels // self.groups
+        """Filters of one group."""
+        return self.filters.channels // self.groups
 
     @property
     def filter_bytes(self) -> int:
@@ -65,7 +76,7 @@ class XnorConv2d(Kernel):
 
     @property
     def macs(self) -> int:
-        return positions(self.output) * self.kernel[0] * self.kernel[1] * self.in_channels
+        return positions(self.filters) * self.kernel[0] * self.kernel[1] * self.in_channels
 
     def default(self, target: Target) -> XnorSchedule:
         return xnor_schedules.default(self, target)
@@ -78,7 +89,7 @@ class XnorConv2d(Kernel):
         return (
             Argument("bits", "input", word.name, (out.batch, self.in_rows, self.in_width, pixel_words)),
             Argument("weights", "constant", word.name, (channels * self.filter_bytes // word.itemsize,)),
-            Argument("offset", "constant", "int32", (*self.classes, out.channels)),
+            Argument("offset", "constant", "int32", (*self.classes, self.filters.channels)),
             Argument("row_class", "constant", "int32", (out.rows,)),
             Argument("col_class", "constant", "int32", (out.width,)),
         )
@@ -87,6 +98,9 @@ class XnorConv2d(Kernel):
         """(weights uint8 [O, taps, group_bytes], offset int32 [rows, columns, O], row_class, col_class)."""
         assert isinstance(schedule, XnorSchedule)
         weights, *rest = constants
+        if self.parts > 1:
+            slices = weights.reshape(self.parts, -1, SLICE, *weights.shape[1:])
+            weights = slices.swapaxes(0, 1).reshape(weights.shape)
         return (schedule.arrange(weights.astype(np.uint8), self, target), *rest)
 
     def first_tap(self, n: Expr, y: Expr, x: Expr) -> Expr:
@@ -101,29 +115,35 @@ class XnorConv2d(Kernel):
         with IRBuilder() as ib, T.prim_func():
             bits, weights, offset, *classes = (arg(a.name, a.dtype) for a in self.operands(target, schedule))
             params, outputs = epilogue_args(epilogue)
-            part = share(grid.units)
-            part.once(lambda: ep.emit_borders(epilogue, out, outputs))
+            units = share(grid.units)
+            units.once(lambda: ep.emit_borders(epilogue, out, outputs))
 
             def emit_tile(n: Expr, group: Expr, block: Expr, vectors: int, channels: int, y: Expr, x: Expr) -> None:
                 """One tile of `vectors` vectors from `block` on, `channels` of them real."""
                 place = Place(n, group, group * blocks + block, y, x)
                 counts = schedule.count(self, target, vectors, bits, weights, place)
-                for first in range(0, channels, SLICE):
+                for first in range(0, channels, SLICE * self.parts):
                     valid = min(SLICE, channels - first)
-                    channel = T.Bind(group * self.group_channels + block * grid.lanes + first)
+                    within = block * grid.lanes + first
+                    if self.parts > 1:
+                        within = T.floordiv(within, self.parts)
+                    channel = T.Bind(group * self.group_channels + within)
+                    at = [channel + part * out.channels for part in range(self.parts)]
                     values = ep.load_channels(epilogue, params, channel, SLICE, valid)
-                    plain = load(offset, channel, SLICE, valid) if self.classes == (1, 1) else None
+                    plain = [load(offset, one, SLICE, valid) for one in at] if self.classes == (1, 1) else None
                     for number, (row, column) in enumerate(np.ndindex(grid.rows, grid.pixels)):
                         pixel = ep.Pixel(n, y + row, x + column)
-                        base = plain
-                        if base is None:
+                        bases = plain
+                        if bases is None:
                             where = classes[0][pixel.y] * self.classes[1] + classes[1][pixel.x]
-                            base = load(offset, where * out.channels + channel, SLICE, valid)
-                        count = counts(number, first)
-                        if self.bit_weight == 2:
-                            count = T.shift_left(count, splat(tirx.const(1, "int32"), SLICE))
-                        acc = T.Bind(base - count)
-                        ep.emit(epilogue, out, pixel, channel, acc, SLICE, valid, params, values, outputs)
+                            bases = [load(offset, where * self.filters.channels + one, SLICE, valid) for one in at]
+                        accumulators = []
+                        for part, base in enumerate(bases):
+                            count = counts(number, first + part * SLICE)
+                            if self.bit_weight == 2:
+                                count = T.shift_left(count, splat(tirx.const(1, "int32"), SLICE))
+                            accumulators.append(T.Bind(base - count))
+                        ep.emit(epilogue, out, pixel, channel, accumulators, SLICE, valid, params, values, outputs)
 
-            grid.walk(part, emit_tile)
+            grid.walk(units, emit_tile)
         return ib.get()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -84,7 +84,12 @@ def _shared(conv: XnorConv2d, target: Target) -> dict[str, tuple[int, ...]]:
 
 
 def _vectors(conv: XnorConv2d, target: Target) -> tuple[int, ...]:
-    return up_to(min(-(-conv.group_channels // target.popcount_lanes), MOST_VECTORS))
+    """Vectors of channels in a tile, which holds whole slices of all parts."""
+    lanes, channels = target.popcount_lanes, conv.group_channels
+    possible = up_to(min(-(-channels // lanes), MOST_VECTORS))
+    if conv.parts == 1:
+        return possible
+    return tuple(n for n in possible if n * lanes % (SLICE * conv.parts) == 0 or n * lanes >= channels)
 
 
 def _blocked(
@@ -116,7 +121,7 @@ class WordLanes(XnorSchedule):
 
     def grid(self, conv: XnorConv2d, target: Target) -> Grid:
         return Grid(
-            conv.output,
+            conv.filters,
             conv.groups,
             target.popcount_lanes,
             self.pixels,
@@ -198,7 +203,7 @@ class ChannelLanes(ByteLanes):
 
     def grid(self, conv: XnorConv2d, target: Target) -> Grid:
         return Grid(
-            conv.output, conv.groups, target.popcount_lanes, self.pixels, self.vectors, self.rows, self.rows_first
+            conv.filters, conv.groups, target.popcount_lanes, self.pixels, self.vectors, self.rows, self.rows_first
         )
 
     def arrange(self, weights: npt.NDArray[np.uint8], conv: XnorConv2d, target: Target) -> npt.NDArray[np.uint8]:
@@ -236,7 +241,7 @@ class WindowLanes(ByteLanes):
         return too_many(target, pixels=self.pixels, channels=self.channels, rows=self.rows)
 
     def grid(self, conv: XnorConv2d, target: Target) -> Grid:
-        return Grid(conv.output, conv.groups, SLICE, self.pixels, 1, self.rows, self.rows_first)
+        return Grid(conv.filters, conv.groups, SLICE, self.pixels, conv.parts, self.rows, self.rows_first)
 
     def arrange(self, weights: npt.NDArray[np.uint8], conv: XnorConv2d, target: Target) -> npt.NDArray[np.uint8]:
         return _blocked(weights, conv, size=target.vector_bits // 8, lanes=self.channels, multiple=SLICE)
@@ -246,11 +251,12 @@ class WindowLanes(ByteLanes):
     ) -> Counts:
         """From counts that lie in memory, because a tile may have fewer channels than a slice."""
         lanes, pixels = target.popcount_lanes, self.rows * self.pixels
-        counts = T.alloc_buffer((pixels * SLICE,), "int32", scope="local")
+        channels = vectors * SLICE
+        counts = T.alloc_buffer((pixels * channels,), "int32", scope="local")
         at = T.Bind(conv.first_tap(place.n, place.y, place.x) * conv.groups + place.group)
         window = _window(conv, conv.group_bytes // lanes, lanes)
         tile = byte_counts.Tile(self.pixels, self.channels, self.rows, self.loops)
-        with T.serial(0, SLICE // self.channels) as part:
+        with T.serial(0, channels // self.channels) as part:
             first = T.Bind(part * self.channels)
             weights_at = T.Bind((place.block * SLICE + first) * conv.filter_bytes)
             totals = byte_counts.accumulate(window, tile, target, bits, at * conv.group_bytes, weights, weights_at)
@@ -262,9 +268,9 @@ class WindowLanes(ByteLanes):
                 for lane in range(0, len(four), together):
                     pixel, channel = divmod(number + lane, self.channels)
                     some = [tirx.const(lane + i, "int32") for i in range(together)]
-                    where = ramp(first + (pixel * SLICE + channel), together)
+                    where = ramp(first + (pixel * channels + channel), together)
                     T.buffer_store(counts, added if together == 4 else tirx.Shuffle([added], some), [where])
-        return lambda pixel, first: T.Bind(counts[ramp(tirx.const(pixel * SLICE, "int32"), SLICE)])
+        return lambda pixel, first: T.Bind(counts[ramp(tirx.const(pixel * channels + first, "int32"), SLICE)])
 
 
 SCHEDULES: tuple[type[XnorSchedule], ...] = (WordLanes, ChannelLanes, WindowLanes)
@@ -305,10 +311,18 @@ def default(conv: XnorConv2d, target: Target) -> XnorSchedule:
     tiles = (target.binary_1x1 if conv.kernel[1] == 1 else None) or target.binary
     if isinstance(tiles, ByteTiles):
         return _cheapest(conv, target, tiles, rows_first)
+    if conv.parts > 1:
+        tiles = replace(tiles, extents=tuple(_whole(conv, target, *tile) for tile in tiles.extents))
     pixels, vectors = best_tile(tiles, conv.output.width, -(-conv.group_channels // target.popcount_lanes))
     if target.lane_bits == 64:
         return WordLanes(pixels, rows_first, vectors)
     return ChannelLanes(pixels, rows_first, 1, *_LOOPS, vectors)
+
+
+def _whole(conv: XnorConv2d, target: Target, pixels: int, vectors: int) -> tuple[int, int]:
+    """A tile like this one that holds whole slices of all parts, in about as many registers."""
+    legal = min(_vectors(conv, target), key=lambda n: (abs(n - vectors), n))
+    return max(1, pixels * vectors // legal), legal
 
 
 _LOOPS = (byte_counts.UNROLL[0], byte_counts.COLUMNS[0], byte_counts.TOGETHER[0])
@@ -337,6 +351,8 @@ def _cheapest(conv: XnorConv2d, target: Target, tiles: ByteTiles, rows_first: bo
     for pixels, vectors, rows in tiles.channels:
         if rows == 1 or (shares_rows and out.rows % rows == 0):
             vectors = min(vectors, -(-channels // lanes))
+            if conv.parts > 1:
+                pixels, vectors = _whole(conv, target, pixels, vectors)
             found.append(ChannelLanes(min(pixels, out.width), rows_first, rows, *_LOOPS, vectors))
     for pixels, together, rows in tiles.windows:
         if windows_fit(conv, target) and reduction < _WINDOW_BYTES:
@@ -346,7 +362,7 @@ def _cheapest(conv: XnorConv2d, target: Target, tiles: ByteTiles, rows_first: bo
         by_window = isinstance(schedule, WindowLanes)
         vectors = schedule.channels if isinstance(schedule, WindowLanes) else cast(ChannelLanes, schedule).vectors
         pixels = schedule.pixels * schedule.rows
-        multiple = SLICE if by_window else lanes * vectors
+        multiple = SLICE * conv.parts if by_window else lanes * vectors
         computed = -(-out.width // schedule.pixels) * schedule.pixels * (-(-channels // multiple) * multiple)
         window = (schedule.pixels + kernel_w - 1) * (schedule.rows + kernel_h - 1)
         reads = window / (pixels * kernel_w * kernel_h * vectors)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, Protocol, TypedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, TypedDict, cast
 
+import numpy as np
 from tvm import relax
 
 from bnncc.kernels.conv2d import Conv2d
@@ -66,7 +67,8 @@ class Anchor:
     """One kernel before its epilogue is known.
 
     inputs: names of values, then constants as Relax has them, for the kernel's operands in order. dtype: of the values
-    that the epilogue starts from. result: the anchor's value as the epilogue sees it, 0, or bits. why_not: why it is no
+    that the epilogue starts from. result: the anchor's value as the epilogue sees it, 0, or bits; where several calls
+    are one kernel, they are values 0, 1, ... why_not: why it is no
     binary layer; "" if it is one.
     """
 
@@ -99,6 +101,18 @@ def xnor_conv2d(call: relax.Call, network: Network) -> Anchor:
         classes=(offset.shape[0], offset.shape[1]),
     )
     return Anchor(kernel, (bits,), (weights, offset, rows, columns), dtype="int32", why_not="")
+
+
+def merged(calls: Sequence[relax.Call], network: Network) -> Anchor:
+    """Several R.bnncc.xnor_conv2d of one input, window and extents, as one kernel."""
+    parts = [xnor_conv2d(call, network) for call in calls]
+    weights, offsets, _, _ = zip(*(part.constants for part in parts), strict=True)
+    most = max(parts, key=lambda part: cast(XnorConv2d, part.kernel).classes)
+    kernel = cast(XnorConv2d, most.kernel)
+    # One without border classes has the same offsets in all of them.
+    offset = np.concatenate([np.broadcast_to(o, (*kernel.classes, o.shape[2])) for o in offsets], axis=2)
+    constants = (np.concatenate(weights), offset, *most.constants[2:])
+    return replace(most, kernel=replace(kernel, parts=len(parts)), constants=constants)
 
 
 def conv2d(call: relax.Call, network: Network) -> Anchor:

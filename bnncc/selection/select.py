@@ -18,6 +18,7 @@ from bnncc.kernels.transpose import Transpose
 from bnncc.ops import spans, standard
 from bnncc.ops.check_indices import CheckIndices
 from bnncc.ops.expressions import array, extents, operator
+from bnncc.ops.xnor_conv2d import XnorConv2d
 from bnncc.runtime import abi
 from bnncc.runtime.artifact import Layer
 from bnncc.runtime.errors import OptionError
@@ -155,8 +156,13 @@ class _Selection:
         make = anchors.find(first)
         start = first_var if make else anchors.loaded(first, scope)
         anchor = make(first, scope) if make else anchors.elementwise(start, scope)
-        collector = Collector(anchor.kernel.output, scope.resolve, self.shape, dtypes=[anchor.dtype])
+        convs = {var: step for var, step in steps if XnorConv2d.match(step)}
+        if len(convs) > 1:
+            anchor = anchors.merged(list(convs.values()), scope)
+        collector = Collector(anchor.kernel.output, scope.resolve, self.shape, accumulators=max(1, len(convs)))
+        collector.dtypes = [anchor.dtype] * collector.accumulators
         collector.values[start] = anchor.result
+        collector.values |= {conv: number for number, conv in enumerate(convs)}
         for step_var, step in steps[1:] if make else steps:
             collector.add(step_var, step)
         outputs = self._values(var)
