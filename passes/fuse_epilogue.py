@@ -70,7 +70,7 @@ from bnncc.ops.quantize import Quantize
 from bnncc.ops.standard import Astype, AvgPool2d, Conv2d, Matmul, MaxPool2d, Mean
 from bnncc.ops.threshold import Threshold
 from bnncc.ops.xnor_conv2d import XnorConv2d
-from bnncc.passes import dataflow, merge_convs
+from bnncc.passes import dataflow, late_sums, merge_convs
 from bnncc.passes.contract import Outcome
 from bnncc.tir.epilogue import BitLayout, can_pack
 
@@ -88,6 +88,7 @@ class FuseEpilogue:
     def __call__(self, module: tvm.IRModule) -> Outcome:
         groups = _Grouping(module["main"])
         merge_convs.merge(groups, self.lanes)
+        late_sums.sink(groups)
         fused = _Build(module, groups).module if groups.members else module
         return Outcome(fused, len(groups.members), tuple(groups.refused))
 
