@@ -130,20 +130,6 @@ def test_negative_slope_between_pool_and_sign() -> None:
     assert_refused(SignBeforeMaxPool(), module, "a negative slope")
 
 
-def test_negative_scale_between_pool_and_bits() -> None:
-    w = RNG.integers(0, 256, (3, 1, 1), np.uint8)
-    module = build(
-        chained(
-            lambda x: binary_conv2d.call(x, w, (1, 1)),
-            pool,
-            lambda x: relax.op.multiply(x, relax.const(np.array([1, -1, 1], np.float32))),
-            lambda x: binarize.call(x, 1),
-        ),
-        [IMAGE],
-    )
-    assert_refused(SignBeforeMaxPool(), module, "a negative scale between the pool and {0, 1}")
-
-
 # --- lowering ---
 
 
