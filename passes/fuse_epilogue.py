@@ -52,7 +52,6 @@ which is done afterwards.
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -308,9 +307,9 @@ class _Build:
         return builder.get()[gv].with_attr("global_symbol", "main")
 
     def _order(self) -> list[int]:
-        """Units in an order in which each can be computed, as close to the old one as that allows."""
+        """Units in an order in which each can be computed: next comes what the last one made ready, whose input is in
+        cache then, so branches run one after the other whichever way the source goes through them."""
         groups = self._groups
-        # By its anchor: a layer runs when its turn comes in the source, next to those whose results are still in cache.
         units = sorted({groups.unit(index) for index in range(len(groups.bindings))})
         needs = {unit: groups.needs(unit) for unit in units}
         readers: dict[int, list[int]] = {unit: [] for unit in units}
@@ -318,16 +317,14 @@ class _Build:
             for other in needed:
                 readers[other].append(unit)
         missing = {unit: len(needed) for unit, needed in needs.items()}
-        ready = [unit for unit, count in missing.items() if count == 0]
-        heapq.heapify(ready)
+        ready = [unit for unit in reversed(units) if missing[unit] == 0]  # the last of them is next
         order = []
         while ready:
-            unit = heapq.heappop(ready)
+            unit = ready.pop()
             order.append(unit)
             for reader in readers[unit]:
                 missing[reader] -= 1
-                if missing[reader] == 0:
-                    heapq.heappush(ready, reader)
+            ready += [reader for reader in reversed(readers[unit]) if missing[reader] == 0]
         assert len(order) == len(units), "a cycle between groups"
         return order
 

@@ -35,14 +35,18 @@ class Block(nn.Module):
         self.weights = [(-1.0) ** base * (base + 0.75) for base in range(bases)]
 
     def forward(self, bases: list[Tensor], mean: Tensor) -> tuple[list[Tensor], Tensor]:
-        found: list[Tensor] = []
+        """Layer by layer, all bases of each."""
+        mixed = [self.gate * base + (1 - self.gate) * mean for base in bases] or [mean] * len(self.first)
+        halves = [
+            norm(torch.relu(conv(x))) + (self.down(x) if self.down else x)
+            for conv, norm, x in zip(self.first, self.norms[::2], mixed, strict=True)
+        ]
+        found = [
+            norm(torch.relu(conv(u))) + u for conv, norm, u in zip(self.second, self.norms[1::2], halves, strict=True)
+        ]
         total: Tensor | None = None
-        for base, (first, second) in enumerate(zip(self.first, self.second, strict=True)):
-            x = self.gate * bases[base] + (1 - self.gate) * mean if bases else mean
-            u = self.norms[2 * base](torch.relu(first(x))) + (self.down(x) if self.down else x)
-            v = self.norms[2 * base + 1](torch.relu(second(u))) + u
-            found.append(v)
-            total = self.weights[base] * v if total is None else total + self.weights[base] * v
+        for weight, v in zip(self.weights, found, strict=True):
+            total = weight * v if total is None else total + weight * v
         assert total is not None
         return found, total
 

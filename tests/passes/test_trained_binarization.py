@@ -42,7 +42,8 @@ class Network(nn.Module):
         )
         self.dense = dense
         if dense:
-            self.layers = nn.Sequential(*self.layers[:-1], nn.Flatten(), BinaryLinear(24 * 6, 10, activation="bits"))
+            self.layers.pop(-1)
+            self.layers.extend([nn.Flatten(), BinaryLinear(24 * 6, 10, activation="bits")])
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.layers(x)
