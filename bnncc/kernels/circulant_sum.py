@@ -108,7 +108,7 @@ class CirculantSum(Kernel):
                             count = T.shift_left(count, splat(tirx.const(1, "int32"), step))
                         acc = T.Bind(base - count)
                         pixel = ep.Pixel(n, y, x)
-                        ep.emit(epilogue, out, pixel, channel, acc, step, step, params, values, outputs)
+                        ep.emit(epilogue, out, pixel, channel, [acc], step, step, params, values, outputs)
 
             def row(n: Expr, y: Expr) -> None:
                 with T.serial(0, filters // lanes) as block:

@@ -17,7 +17,7 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from bnncc.kernels import xnor_schedules
+from bnncc.kernels import xnor_default
 from bnncc.kernels.kernel import Array
 from bnncc.kernels.schedule import Schedule
 from bnncc.kernels.xnor_conv2d import TileWeights, XnorConv2d
@@ -51,7 +51,7 @@ class OrientedConv2d(XnorConv2d):
 
     def default(self, target: Target) -> XnorSchedule:
         """All rows of a block before the next block, whose weights have to be copied."""
-        return dataclasses.replace(xnor_schedules.default(self, target), rows_first=False)
+        return dataclasses.replace(xnor_default.default(self, target), rows_first=False)
 
     def arrange(self, constants: Sequence[Array], target: Target, schedule: Schedule) -> tuple[Array, ...]:
         """(base weights uint8 [F, 9, M slices], then as XnorConv2d)."""

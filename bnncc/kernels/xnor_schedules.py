@@ -23,8 +23,8 @@ from tvm.tirx.script.builder import ir as T
 
 from bnncc.kernels.kernel import Kernel
 from bnncc.kernels.schedule import MOST_VECTORS, Choices, Schedule, up_to
-from bnncc.kernels.tile_schedule import L1_WEIGHTS, best_tile, too_many
-from bnncc.targets.target import ByteTiles, Target
+from bnncc.kernels.tile_schedule import too_many
+from bnncc.targets.target import Target
 from bnncc.tir import byte_counts, pairwise, registers
 from bnncc.tir.registers import Buffer, Expr, load, ramp, splat, zeros
 from bnncc.tir.tiles import SLICE, Grid
@@ -111,8 +111,13 @@ def _shared(conv: XnorConv2d, target: Target) -> dict[str, tuple[int, ...]]:
     return {"pixels": up_to(min(conv.output.width, target.registers)), "rows_first": (False, True)}
 
 
-def _vectors(conv: XnorConv2d, target: Target) -> tuple[int, ...]:
-    return up_to(min(-(-conv.group_channels // target.popcount_lanes), MOST_VECTORS))
+def vector_choices(conv: XnorConv2d, target: Target) -> tuple[int, ...]:
+    """Vectors of channels in a tile, which holds whole slices of all parts."""
+    lanes, channels = target.popcount_lanes, conv.group_channels
+    possible = up_to(min(-(-channels // lanes), MOST_VECTORS))
+    if conv.parts == 1:
+        return possible
+    return tuple(n for n in possible if n * lanes % (SLICE * conv.parts) == 0 or n * lanes >= channels)
 
 
 def _blocked(
@@ -137,14 +142,14 @@ class WordLanes(XnorSchedule):
         conv = cast("XnorConv2d", kernel)
         if target.lane_bits != 64:
             return None
-        return _shared(conv, target) | {"vectors": _vectors(conv, target)}
+        return _shared(conv, target) | {"vectors": vector_choices(conv, target)}
 
     def why_not(self, kernel: Kernel, target: Target) -> str:
         return too_many(target, pixels=self.pixels, vectors=self.vectors)
 
     def grid(self, conv: XnorConv2d, target: Target) -> Grid:
         return Grid(
-            conv.output,
+            conv.filters,
             conv.filter_groups,
             target.popcount_lanes,
             self.pixels,
@@ -275,14 +280,14 @@ class ChannelLanes(ByteLanes):
         conv = cast("XnorConv2d", kernel)
         if target.lane_bits != 8:
             return None
-        return _byte_choices(conv, target) | {"vectors": _vectors(conv, target)}
+        return _byte_choices(conv, target) | {"vectors": vector_choices(conv, target)}
 
     def why_not(self, kernel: Kernel, target: Target) -> str:
         return too_many(target, pixels=self.pixels, vectors=self.vectors, rows=self.rows)
 
     def grid(self, conv: XnorConv2d, target: Target) -> Grid:
         return Grid(
-            conv.output,
+            conv.filters,
             conv.filter_groups,
             target.popcount_lanes,
             self.pixels,
@@ -303,7 +308,7 @@ class ChannelLanes(ByteLanes):
         weight_base = T.Bind(place.block * (conv.stored_bytes * lanes) + place.weights)
         at = T.Bind(in_base * (conv.groups * words) + place.group * words)
         tile = byte_counts.Tile(self.pixels, vectors, self.rows, self.loops)
-        window = _window(conv, words, 1) if conv.repeats == 1 else _repeated(conv)
+        window = conv.byte_window(words, 1) if conv.repeats == 1 else conv.repeated_window()
         totals = byte_counts.accumulate(window, tile, target, bits, at, weights, weight_base)
         return _slices(totals, vectors, lanes)
 
@@ -327,7 +332,7 @@ class WindowLanes(ByteLanes):
         return too_many(target, pixels=self.pixels, channels=self.channels, rows=self.rows)
 
     def grid(self, conv: XnorConv2d, target: Target) -> Grid:
-        return Grid(conv.output, conv.groups, SLICE, self.pixels, 1, self.rows, self.rows_first)
+        return Grid(conv.filters, conv.groups, SLICE, self.pixels, conv.parts, self.rows, self.rows_first)
 
     def arrange(self, weights: npt.NDArray[np.uint8], conv: XnorConv2d, target: Target) -> npt.NDArray[np.uint8]:
         return _blocked(weights, conv, size=target.vector_bits // 8, lanes=self.channels, multiple=SLICE)
@@ -337,11 +342,12 @@ class WindowLanes(ByteLanes):
     ) -> Counts:
         """From counts that lie in memory, because a tile may have fewer channels than a slice."""
         lanes, pixels = target.popcount_lanes, self.rows * self.pixels
-        counts = T.alloc_buffer((pixels * SLICE,), "int32", scope="local")
+        channels = vectors * SLICE
+        counts = T.alloc_buffer((pixels * channels,), "int32", scope="local")
         at = T.Bind(conv.first_tap(place.n, place.y, place.x) * conv.groups + place.group)
-        window = _window(conv, conv.group_bytes // lanes, lanes)
+        window = conv.byte_window(conv.group_bytes // lanes, lanes)
         tile = byte_counts.Tile(self.pixels, self.channels, self.rows, self.loops)
-        with T.serial(0, SLICE // self.channels) as part:
+        with T.serial(0, channels // self.channels) as part:
             first = T.Bind(part * self.channels)
             weights_at = T.Bind((place.block * SLICE + first) * conv.filter_bytes)
             totals = byte_counts.accumulate(window, tile, target, bits, at * conv.group_bytes, weights, weights_at)
@@ -353,9 +359,9 @@ class WindowLanes(ByteLanes):
                 for lane in range(0, len(four), together):
                     pixel, channel = divmod(number + lane, self.channels)
                     some = [tirx.const(lane + i, "int32") for i in range(together)]
-                    where = ramp(first + (pixel * SLICE + channel), together)
+                    where = ramp(first + (pixel * channels + channel), together)
                     T.buffer_store(counts, added if together == 4 else tirx.Shuffle([added], some), [where])
-        return lambda pixel, first: T.Bind(counts[ramp(tirx.const(pixel * SLICE, "int32"), SLICE)])
+        return lambda pixel, first: T.Bind(counts[ramp(tirx.const(pixel * channels + first, "int32"), SLICE)])
 
 
 SCHEDULES: tuple[type[XnorSchedule], ...] = (WordLanes, ChannelLanes, WindowLanes)
@@ -386,88 +392,3 @@ def _pieces(vectors: int) -> Iterator[tuple[int, int]]:
 
 def _shifted(value: Expr, dtype: str, lanes: int, bits: int) -> Expr:
     return T.shift_left(value, splat(tirx.const(bits, dtype), lanes)) if bits else value
-
-
-def _window(conv: XnorConv2d, words: int, word_bytes: int) -> byte_counts.Window:
-    pixel = conv.groups * conv.group_bytes
-    return byte_counts.Window(
-        conv.kernel,
-        words,
-        word_bytes,
-        row=conv.dilations[0] * conv.in_width * pixel,
-        column=conv.dilations[1] * pixel,
-        pixel=conv.strides[1] * pixel,
-        below=conv.strides[0] * conv.in_width * pixel,
-    )
-
-
-def _repeated(conv: XnorConv2d) -> byte_counts.Window:
-    """The pixel of a 1x1 window in parts that have the same weights, as if they were columns of a window."""
-    pixel = conv.group_bytes
-    words = pixel // conv.repeats
-    return byte_counts.Window(
-        (1, conv.repeats), words, 1, row=0, column=words, pixel=pixel, below=conv.in_width * pixel, same_weights=True
-    )
-
-
-# The default ---------------------------------------------------------------------------------------------------------
-
-
-def default(conv: XnorConv2d, target: Target) -> XnorSchedule:
-    """The schedule of least cost among the target's tiles; earlier ones win ties."""
-    rows_first = conv.filter_bytes * conv.group_channels <= L1_WEIGHTS
-    tiles = (target.binary_1x1 if conv.kernel[1] == 1 else None) or target.binary
-    if isinstance(tiles, ByteTiles):
-        return _cheapest(conv, target, tiles, rows_first)
-    pixels, vectors = best_tile(tiles, conv.output.width, -(-conv.group_channels // target.popcount_lanes))
-    if target.lane_bits == 64:
-        return WordLanes(pixels, rows_first, vectors)
-    return ChannelLanes(pixels, rows_first, 1, *_LOOPS, vectors)
-
-
-_LOOPS = (byte_counts.UNROLL[0], byte_counts.COLUMNS[0], byte_counts.TOGETHER[0])
-
-_CHAINS = 8  # sums that must grow side by side to hide the latency of eor, cnt and add
-_SHARED_TAPS = 10  # of a window that tiles of several rows count at once: three words of each still fit a byte lane
-_L1_TILE = 24 * 1024  # bytes of a tile's weights that stay in a first-level cache of 32 KiB, beside everything else
-_L2_COST = 1.05  # times as long where they come from the second level each time
-_WINDOW_BYTES = 1 << 13  # of a filter, from which on its bits might pass 16 bits
-# Vector-pipe instructions for each sum and word: to flush bytes into 16 bits every 27 words or so, and, for each sum
-# that is finished, to add up lanes that are bytes.
-_FLUSH_CHANNELS, _FLUSH_WINDOWS, _ADD_LANES = 0.19, 0.08, 1.75
-
-
-def _cheapest(conv: XnorConv2d, target: Target, tiles: ByteTiles, rows_first: bool) -> XnorSchedule:
-    """By instructions of the vector pipes: eor, cnt and add for each sum and word, wasted sums included, and what it
-    takes to flush sums and to add lanes up.
-
-    A row of the window is read once for all its columns, and in a tile of several rows once for all rows of the output
-    that it reaches, which is where many pixels save; many vectors save by using each word more often.
-    """
-    lanes, out, (kernel_h, kernel_w) = target.popcount_lanes, conv.output, conv.kernel
-    reduction, channels = conv.filter_bytes, conv.group_channels
-    shares_rows = 1 < kernel_h * kernel_w <= _SHARED_TAPS
-    found: list[ByteLanes] = []
-    for pixels, vectors, rows in tiles.channels:
-        if rows == 1 or (shares_rows and out.rows % rows == 0):
-            vectors = min(vectors, -(-channels // lanes))
-            found.append(ChannelLanes(min(pixels, out.width), rows_first, rows, *_LOOPS, vectors))
-    for pixels, together, rows in tiles.windows:
-        if windows_fit(conv, target) and reduction < _WINDOW_BYTES:
-            found.append(WindowLanes(min(pixels, out.width), rows_first, rows, *_LOOPS, together))
-
-    def cost(schedule: ByteLanes) -> float:
-        by_window = isinstance(schedule, WindowLanes)
-        vectors = schedule.channels if isinstance(schedule, WindowLanes) else cast(ChannelLanes, schedule).vectors
-        pixels = schedule.pixels * schedule.rows
-        multiple = SLICE if by_window else lanes * vectors
-        computed = -(-out.width // schedule.pixels) * schedule.pixels * (-(-channels // multiple) * multiple)
-        window = (schedule.pixels + kernel_w - 1) * (schedule.rows + kernel_h - 1)
-        reads = window / (pixels * kernel_w * kernel_h * vectors)
-        reading = reads * (tiles.load if by_window else tiles.broadcast) + tiles.load / pixels
-        ending = _FLUSH_WINDOWS + _ADD_LANES * lanes / reduction if by_window else _FLUSH_CHANNELS
-        stalls = max(1.0, _CHAINS / (pixels * vectors))
-        weights = vectors * reduction * (1 if by_window else lanes)
-        return computed * (3 + reading + ending) * stalls * (_L2_COST if weights > _L1_TILE else 1.0)
-
-    return min(found, key=cost)

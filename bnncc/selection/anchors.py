@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypedDict
+from typing import Literal, Protocol, TypedDict, cast
 
 import numpy as np
 from tvm import relax
@@ -83,9 +83,10 @@ class Anchor:
     """One kernel before its epilogue is known.
 
     inputs: names of values, then constants as Relax has them, for the kernel's operands in order. dtype: of the values
-    that the epilogue starts from. result: the anchor's value as the epilogue sees it, 0, or bits. why_not: why it is no
-    binary layer; "" if it is one. fused: source operators that the kernel does before its own. before: a kernel that
-    runs first, on the same inputs, and its constants; `kernel` reads what it gives in their place.
+    that the epilogue starts from. result: the anchor's value as the epilogue sees it, 0, or bits; where several calls
+    are one kernel, they are values 0, 1, ... why_not: why it is no binary layer; "" if it is one. fused: source
+    operators that the kernel does before its own. before: a kernel that runs first, on the same inputs, and its
+    constants; `kernel` reads what it gives in their place.
     """
 
     kernel: Kernel
@@ -163,6 +164,18 @@ def interacted(call: relax.Call, interactions: Sequence[relax.Call], network: Ne
     return dataclasses.replace(
         anchor, kernel=InteractedConv2d(**fields, capacity=room), constants=(*anchor.constants, *tables)
     )
+
+
+def merged(calls: Sequence[relax.Call], network: Network) -> Anchor:
+    """Several R.bnncc.xnor_conv2d of one input, window and extents, as one kernel."""
+    parts = [_xnor_conv2d(call, network)[1] for call in calls]
+    weights, offsets, _, _ = zip(*(part.constants for part in parts), strict=True)
+    most = max(parts, key=lambda part: cast(XnorConv2d, part.kernel).classes)
+    kernel = cast(XnorConv2d, most.kernel)
+    # One without border classes has the same offsets in all of them.
+    offset = np.concatenate([np.broadcast_to(o, (*kernel.classes, o.shape[2])) for o in offsets], axis=2)
+    constants = (np.concatenate(weights), offset, *most.constants[2:])
+    return dataclasses.replace(most, kernel=dataclasses.replace(kernel, parts=len(parts)), constants=constants)
 
 
 def conv2d(call: relax.Call, network: Network) -> Anchor:

@@ -9,7 +9,7 @@ from typing import cast
 
 import numpy as np
 import tvm
-from tvm import relax, tirx
+from tvm import relax
 
 from bnncc.kernels import check_indices
 from bnncc.kernels.copy import Copy
@@ -20,10 +20,12 @@ from bnncc.ops import spans, standard
 from bnncc.ops.channel_interaction import ChannelInteraction
 from bnncc.ops.check_indices import CheckIndices
 from bnncc.ops.expressions import array, extents, operator
+from bnncc.ops.xnor_conv2d import XnorConv2d
 from bnncc.runtime import abi
 from bnncc.runtime.artifact import Layer
 from bnncc.runtime.errors import OptionError
 from bnncc.selection import anchors
+from bnncc.selection.legalised import temporaries_to_params
 from bnncc.selection.program import Call, Legalised, Program, Value
 from bnncc.selection.steps import Collector, Source
 from bnncc.selection.task import Scheduled, Schedules, Task
@@ -160,12 +162,17 @@ class _Selection:
         start = first_var if make else anchors.loaded(first, scope)
         rest = steps[1:] if make else steps
         interactions = list(itertools.takewhile(lambda step: ChannelInteraction.match(step[1]), rest))
+        convs = {var: step for var, step in steps if XnorConv2d.match(step)}
         if interactions:
             anchor = anchors.interacted(first, [step for _, step in interactions], scope)
             start, rest = interactions[-1][0], rest[len(interactions) :]
+        elif len(convs) > 1:
+            anchor = anchors.merged(list(convs.values()), scope)
         else:
             anchor = make(first, scope) if make else anchors.elementwise(start, scope)
-        collector = Collector(anchor.kernel.output, scope.resolve, self.shape, dtypes=[anchor.dtype])
+        collector = Collector(anchor.kernel.output, scope.resolve, self.shape, accumulators=max(1, len(convs)))
+        collector.dtypes = [anchor.dtype] * collector.accumulators
+        collector.values |= {conv: number for number, conv in enumerate(convs)}
         collector.values[start] = anchor.result
         collector.names += ["interaction"] * len(interactions)
         for step_var, step in rest:
@@ -276,7 +283,7 @@ class _Selection:
     def _call_tir(self, var: relax.Var, tir: standard.CallTir) -> None:
         """An operator that TVM legalised: its own loops, with temporaries lent by the arena."""
         global_var = tir.function
-        func, spaces = _temporaries_to_params(self.module[global_var])
+        func, spaces = temporaries_to_params(self.module[global_var])
         symbol = f"tvm_{global_var.name_hint}"
         self.program.kernels[symbol] = Legalised(func)
         inputs = tuple(self._source(operand) for operand in tir.tensors)
@@ -386,22 +393,3 @@ def _results(returned: relax.Expr, bindings: list[relax.Binding]) -> list[relax.
         returned = values[returned]
     fields = list(returned.fields) if isinstance(returned, relax.Tuple) else [returned]
     return [values.get(field, field) for field in fields]
-
-
-def _temporaries_to_params(func: tirx.PrimFunc) -> tuple[tirx.PrimFunc, tuple[int, ...]]:
-    """Turn the buffers that a function of TVM's allocates into parameters, and say their sizes in bytes: there is no
-    runtime to allocate them, and the stack of a thread is small."""
-    realize = func.body
-    block = realize.block
-    sizes = tuple(
-        int(np.prod([int(extent) for extent in buffer.shape], dtype=np.int64)) * np.dtype(str(buffer.dtype)).itemsize
-        for buffer in block.alloc_buffers
-    )
-    if not sizes:
-        return func, ()
-    bare = tvm.s_tir.SBlock(
-        block.iter_vars, block.reads, block.writes, block.name_hint, block.body, block.init, [], block.match_buffers,
-        block.annotations,
-    )  # fmt: skip
-    body = tvm.s_tir.SBlockRealize(realize.iter_values, realize.predicate, bare)
-    return tirx.PrimFunc([*func.params, *block.alloc_buffers], body, func.ret_type, func.attrs), sizes
