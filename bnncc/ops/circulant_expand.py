@@ -35,7 +35,7 @@ MIXINGS: tuple[Mixing, ...] = ("shared", "oriented")
 ORIENTATIONS = (4, 8)
 
 RING = (0, 1, 2, 5, 8, 7, 6, 3)  # the outer taps of a 3x3 kernel, clockwise
-_Number = TypeVar("_Number", bound=np.generic)
+T = TypeVar("T", bound=np.generic)
 
 
 def turned(eighths: int, taps: int = 9) -> tuple[int, ...]:
@@ -53,7 +53,7 @@ def turned(eighths: int, taps: int = 9) -> tuple[int, ...]:
     return tuple(source)
 
 
-def rotate(w: npt.NDArray[_Number], eighths: int) -> npt.NDArray[_Number]:
+def rotate(w: npt.NDArray[T], eighths: int) -> npt.NDArray[T]:
     """Any [..., T] with row-major taps last, turned clockwise by `eighths` * 45 degrees."""
     return w[..., list(turned(eighths, w.shape[-1]))]
 
@@ -67,7 +67,7 @@ def slices(orientations: int, mixing: str) -> int:
     return 1 if mixing == "shared" else orientations
 
 
-def expand(w: npt.NDArray[_Number], orientations: int, mixing: str) -> npt.NDArray[_Number]:
+def expand(w: npt.NDArray[T], orientations: int, mixing: str) -> npt.NDArray[T]:
     """Unpacked: any [O, T, slices * C] -> [M * O, T, M * C]."""
     count = slices(orientations, mixing)
     base = w.reshape(*w.shape[:2], count, -1)
