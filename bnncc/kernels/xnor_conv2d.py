@@ -10,8 +10,7 @@ Zero padding costs nothing in the loops: borders hold 0 bits, and `offset` has a
 3x3) border classes that adds back what those bits subtracted.
 """
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,7 +25,7 @@ from bnncc.kernels.schedule import Schedule
 from bnncc.kernels.xnor_schedules import Place, XnorSchedule
 from bnncc.targets.target import Target
 from bnncc.tir import epilogue as ep
-from bnncc.tir.registers import Buffer, Expr, load, splat
+from bnncc.tir.registers import Expr, load, splat
 from bnncc.tir.shares import share
 from bnncc.tir.tiles import SLICE, arg, epilogue_args
 
@@ -94,24 +93,6 @@ class XnorConv2d(Kernel):
         """Number of the input pixel under the first tap of the output pixel (y, x) of image n."""
         return T.Bind((n * self.in_rows + y * self.strides[0]) * self.in_width + x * self.strides[1])
 
-    def accumulators(
-        self, offset: Buffer, classes: Sequence[Buffer], channel: Expr, valid: int
-    ) -> Callable[[ep.Pixel, Callable[[], Expr]], Expr]:
-        """(pixel, its counts) -> its accumulators, of the SLICE channels from `channel` on, the first `valid` real."""
-        plain = load(offset, channel, SLICE, valid) if self.classes == (1, 1) else None
-
-        def accumulator(pixel: ep.Pixel, counted: Callable[[], Expr]) -> Expr:
-            base = plain
-            if base is None:
-                where = classes[0][pixel.y] * self.classes[1] + classes[1][pixel.x]
-                base = load(offset, where * self.output.channels + channel, SLICE, valid)
-            count = counted()
-            if self.bit_weight == 2:
-                count = T.shift_left(count, splat(tirx.const(1, "int32"), SLICE))
-            return T.Bind(base - count)
-
-        return accumulator
-
     def _build(self, epilogue: ep.Epilogue, target: Target, schedule: Schedule) -> tirx.PrimFunc:
         """Units as `Grid` says."""
         assert isinstance(schedule, XnorSchedule)
@@ -131,10 +112,17 @@ class XnorConv2d(Kernel):
                     valid = min(SLICE, channels - first)
                     channel = T.Bind(group * self.group_channels + block * grid.lanes + first)
                     values = ep.load_channels(epilogue, params, channel, SLICE, valid)
-                    accumulator = self.accumulators(offset, classes, channel, valid)
+                    plain = load(offset, channel, SLICE, valid) if self.classes == (1, 1) else None
                     for number, (row, column) in enumerate(np.ndindex(grid.rows, grid.pixels)):
                         pixel = ep.Pixel(n, y + row, x + column)
-                        acc = accumulator(pixel, functools.partial(counts, number, first))
+                        base = plain
+                        if base is None:
+                            where = classes[0][pixel.y] * self.classes[1] + classes[1][pixel.x]
+                            base = load(offset, where * out.channels + channel, SLICE, valid)
+                        count = counts(number, first)
+                        if self.bit_weight == 2:
+                            count = T.shift_left(count, splat(tirx.const(1, "int32"), SLICE))
+                        acc = T.Bind(base - count)
                         ep.emit(epilogue, out, pixel, channel, acc, SLICE, valid, params, values, outputs)
 
             grid.walk(part, emit_tile)
