@@ -34,13 +34,14 @@ from tvm import relax
 from bnncc.ops import spans
 from bnncc.ops.binarize import Binarize
 from bnncc.ops.binary_conv2d import BinaryConv2d
+from bnncc.ops.channel_interaction import ChannelInteraction
 from bnncc.ops.expressions import array, extents, is_constant, operator
 from bnncc.ops.standard import Add, MaxPool2d, Multiply, PermuteDims, Reshape
 from bnncc.passes import dataflow
 
-# Exact integers, and sums of them, whatever moves them.
+# Exact integers, and sums of them, whatever moves them or adds integers to them.
 INTEGER = frozenset({BinaryConv2d.OPERATOR, Binarize.OPERATOR})
-MOVING = frozenset({MaxPool2d.OPERATOR, PermuteDims.OPERATOR, Reshape.OPERATOR, "nn.relu"})
+MOVING = frozenset({MaxPool2d.OPERATOR, PermuteDims.OPERATOR, Reshape.OPERATOR, ChannelInteraction.OPERATOR, "nn.relu"})
 
 
 class DropScaleBeforeSign(dataflow.LocalPass):

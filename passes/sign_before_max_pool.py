@@ -45,6 +45,7 @@ from tvm import relax
 from bnncc.ops import elementwise, spans
 from bnncc.ops.binarize import Binarize
 from bnncc.ops.binary_conv2d import BinaryConv2d
+from bnncc.ops.channel_interaction import ChannelInteraction
 from bnncc.ops.elementwise import Floats, PerChannel
 from bnncc.ops.expressions import operator
 from bnncc.ops.standard import MaxPool2d
@@ -120,6 +121,6 @@ def _direction(block: dataflow.Block, sign: Binarize, between: list[relax.Call],
 
 def _follows_binary_conv(block: dataflow.Block, source: relax.Expr) -> bool:
     value = block.value(source)
-    while _has_direction(value):
+    while _has_direction(value) or ChannelInteraction.match(value):
         value = block.value(value.args[0])
     return BinaryConv2d.match(value) is not None

@@ -17,7 +17,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from bnncc.kernels.interaction_plan import Integers, Plan, Rounds, plan
-from bnncc.kernels.kernel import Argument, Array
+from bnncc.kernels.kernel import Argument, Array, positions
 from bnncc.kernels.schedule import Schedule
 from bnncc.kernels.xnor_conv2d import XnorConv2d
 from bnncc.kernels.xnor_schedules import Place, XnorSchedule
@@ -29,7 +29,12 @@ from bnncc.tir.shares import share
 from bnncc.tir.tiles import SLICE, Grid, arg, epilogue_args
 
 NONE = Capacity(0, 0, 0, 0)
-MOST_BYTES = 1 << 16  # of the buffer, as far as whole bands of rows allow
+# Bytes of the buffer, as far as whole bands of rows allow: what a first-level cache keeps, or all of a small image.
+MOST_BYTES = 40 << 10
+MOST_IMAGE_BYTES = 1 << 16
+# Of a float map that is read or written, from which on its lines are fetched while the sums before are counted: the
+# second-level cache does not keep them from one layer to the next, and nothing is computed beside the epilogue.
+FETCHED_BYTES = 1 << 19
 MOST_ROW_BYTES = 1 << 17  # of one row of pixels, all channels
 
 
@@ -90,6 +95,8 @@ class InteractedConv2d(XnorConv2d):
     def _bands(self, target: Target, grid: Grid) -> int:
         """Bands of rows that are computed together: few enough for the buffer, and equally many each time."""
         lanes, rows = target.vector_bits // 16, self.output.channels + self.capacity.copies
+        if Stage.of(grid.bands * grid.rows * grid.output.width, lanes, rows).nbytes <= MOST_IMAGE_BYTES:
+            return grid.bands
         most = MOST_BYTES // Stage(lanes, 1, rows).nbytes * lanes
         together = max(1, most // (grid.rows * grid.output.width))
         return -(-grid.bands // -(-grid.bands // together))
@@ -97,6 +104,14 @@ class InteractedConv2d(XnorConv2d):
     def _stage(self, target: Target, grid: Grid) -> Stage:
         pixels = self._bands(target, grid) * grid.rows * self.output.width
         return Stage.of(pixels, target.vector_bits // 16, self.output.channels + self.capacity.copies)
+
+    def _fetched(self, epilogue: ep.Epilogue, params: Sequence[Buffer], outputs: Sequence[Buffer]) -> list[Buffer]:
+        """The float maps that the epilogue reads and writes, where they are large."""
+        if 4 * positions(self.output) // self.output.batch < FETCHED_BYTES:
+            return []
+        read = [buffer for param, buffer in zip(epilogue.params, params, strict=True) if param.kind == "tensor"]
+        written = [buffer for output, buffer in zip(epilogue.outputs, outputs, strict=True) if output.bits is None]
+        return read + written
 
     def _build(self, epilogue: ep.Epilogue, target: Target, schedule: Schedule) -> tirx.PrimFunc:
         """Units are bands of rows of one image."""
@@ -111,6 +126,7 @@ class InteractedConv2d(XnorConv2d):
             part = share(out.batch * grid.bands)
             part.once(lambda: ep.emit_borders(epilogue, out, outputs))
             buffer = stage.allocate()
+            maps = self._fetched(epilogue, params, outputs)
             with T.serial(0, out.batch) as n:
                 begin, end = part.of(n * grid.bands, grid.bands)
                 with T.serial(0, T.floordiv(end - begin + (together - 1), together)) as round_:
@@ -124,7 +140,8 @@ class InteractedConv2d(XnorConv2d):
                         """One tile, into the buffer."""
                         place = Place(n, group, group * blocks + block, y, x)
                         begin = T.Bind(group * self.group_channels + block * grid.lanes)
-                        for piece in schedule.halves(self, target, vectors, bits, weights, place):
+                        pieces = schedule.halves(self, target, vectors, bits, weights, place)
+                        for piece in (each for each in pieces if each.first < channels):
                             valid = min(piece.lanes, channels - piece.first)
                             channel = T.Bind(begin + piece.first)
                             for number, (row, column) in enumerate(np.ndindex(grid.rows, grid.pixels)):
@@ -132,6 +149,9 @@ class InteractedConv2d(XnorConv2d):
                                 acc = load(offset, base + channel, piece.lanes, valid) - piece.of(number)
                                 where = T.Bind((y + row - top) * out.width + x + column)
                                 stage.store(buffer, channel, where, acc, piece.lanes)
+                                for map_ in maps:
+                                    start = ((n * out.rows + y + row) * out.width + x + column) * out.channels
+                                    _fetch(map_, start + channel, valid)
 
                     def finish(
                         n: Expr, group: Expr, block: Expr, vectors: int, channels: int, y: Expr, x: Expr
@@ -158,6 +178,13 @@ class InteractedConv2d(XnorConv2d):
 def _plan(rounds: Rounds, offset: Array, most: int) -> Plan | None:
     flat: Integers = np.asarray(offset, np.int64).reshape(-1, offset.shape[-1])
     return plan(rounds, flat.min(axis=0) - most, flat.max(axis=0))
+
+
+def _fetch(map_: Buffer, at: Expr, count: int) -> None:
+    """Bring so many floats into the second-level cache."""
+    how = [tirx.const(word, "int32") for word in (0, 2, 1)]  # to be read, soon, data
+    for first in range(0, count, 16):
+        T.evaluate(tirx.call_intrin("void", "tirx.prefetch", T.address_of(map_[at + first]), *how))
 
 
 def _rounded(count: int) -> int:

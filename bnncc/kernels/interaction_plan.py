@@ -10,12 +10,14 @@ What does not depend on a teacher (the first delta here, and steps that always o
 an accumulator can take) is added to the convolution's offsets beforehand, and the limits are shifted accordingly.
 
 A student is updated in place, so it comes after all that read it as their teacher. Where teachers and students go in
-circles, a copy of one is kept in a row of its own behind the channels.
+circles, a copy of one is kept in a row of its own behind the channels. Otherwise students with as many steps as the one
+before come first, so that the end of the loop over steps is foreseen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -120,8 +122,10 @@ def _schedule(made: Plan, steps: dict[int, dict[tuple[int, int], int]], shift: I
         for teacher, _, _ in of:
             readers.setdefault(teacher, set()).add(student)
     where: dict[int, int] = {}  # a teacher that was updated already -> the copy of what it was
+    length = 0
     while waiting:
-        student = min(waiting, key=lambda s: (len(readers.get(s, ())), s))
+        student = min(waiting, key=functools.partial(_urgency, waiting, readers, length))
+        length = len(waiting[student])
         if readers.get(student):
             where[student] = len(made.constants) + len(where)
             made.updates.append(Update(where[student], student))
@@ -130,3 +134,8 @@ def _schedule(made: Plan, steps: dict[int, dict[tuple[int, int], int]], shift: I
         for reading in readers.values():
             reading.discard(student)
     made.copies = max(made.copies, len(where))
+
+
+def _urgency(waiting: Mapping[int, Sized], readers: Mapping[int, Sized], length: int, student: int) -> tuple[int, ...]:
+    """The less, the sooner: how many read it, how far its number of steps is from `length`, its number."""
+    return len(readers.get(student, ())), abs(len(waiting[student]) - length), student

@@ -290,6 +290,23 @@ def test_fused(filters: int, rounds: int, groups: int, delta: int, refused: str)
     assert (found == want).all()
 
 
+def test_pooled() -> None:
+    """Signs move before a pool behind interactions as they do behind a convolution."""
+    source = network(10, 16, (6, 8))
+    norm = next(n for n in source.graph.node if n.op_type == "BatchNormalization")
+    pool = node("MaxPool", ["a1"], "p", kernel_shape=[2, 2], strides=[2, 2])
+    source.graph.node.insert(list(source.graph.node).index(norm), pool)
+    norm.input[0] = "p"
+    artifact = bnncc.compile(source.SerializeToString())
+    kinds = [layer.kind for layer in artifact.manifest.layers]
+    assert "or_pool2d" in kinds
+    assert "max_pool2d" not in kinds
+    x = np.random.default_rng(1).standard_normal((1, 10, 6, 8)).astype(np.float32)
+    (want,) = onnxruntime.InferenceSession(source.SerializeToString()).run(None, {"x": x})
+    (found,) = bnncc.load(artifact).run(x).values()
+    assert (found == want).all()
+
+
 def test_sums_with_another_reader_are_not_fused() -> None:
     source = network(10, 16, (4, 5))
     source.graph.output.append(onnx.helper.make_tensor_value_info("a0", onnx.TensorProto.FLOAT, (1, 16, 4, 5)))
