@@ -132,6 +132,7 @@ def assert_exported(module: nn.Module, shape: tuple[int, ...], path: Path) -> No
     ("op", "x", "weights", "attributes"),
     [
         ("Gather", quarters(1, 3, 4, 4), {"i": np.array([0, -2], np.int32)}, {"axis": 3}),
+        ("Gather", quarters(1, 3, 4, 4), {"i": np.array(-2)}, {"axis": 2}),
         ("Clip", np.arange(-5, 5), {"a": np.int64(-2), "b": np.int64(3)}, {}),
         ("Clip", np.array([INF, -INF, 1], np.float32), {"a": np.float32(0)}, {}),
         ("OneHot", np.array([[0, -1], [2, 7]]), {"d": np.int64(3), "v": np.array([0, 2], np.float32)}, {}),
