@@ -64,17 +64,15 @@ from bnncc import bitpack
 from bnncc.kernels.interacted_conv2d import why_not
 from bnncc.ops import elementwise, spans
 from bnncc.ops.channel_interaction import ChannelInteraction
-from bnncc.ops.conv2d_int8 import Conv2dInt8
-from bnncc.ops.expressions import array, dtype, extents, is_constant, is_per_channel, operator
+from bnncc.ops.expressions import array, dtype, extents, is_constant, operator
 from bnncc.ops.or_pool2d import OrPool2d
-from bnncc.ops.pack import Pack, Packing
+from bnncc.ops.pack import Packing
 from bnncc.ops.pad_bits import PadBits
-from bnncc.ops.quantize import Quantize
-from bnncc.ops.standard import Astype, AvgPool2d, Conv2d, Matmul, MaxPool2d, Mean
-from bnncc.ops.threshold import Threshold
+from bnncc.ops.standard import Astype, Conv2d
 from bnncc.ops.xnor_conv2d import XnorConv2d
-from bnncc.passes import dataflow, late_sums, merge_convs
+from bnncc.passes import dataflow, fusable, late_sums, merge_convs
 from bnncc.passes.contract import Outcome
+from bnncc.passes.fusable import packing_of
 from bnncc.tir.epilogue import BitLayout, can_pack
 
 LONGEST_NAME = 120
@@ -124,9 +122,9 @@ class _Grouping:
         return {self.unit(read) for index in members for read in self.reads(index)} - {unit}
 
     def _place(self, index: int, value: relax.Expr) -> None:
-        if _is_anchor(value):
+        if fusable.is_anchor(value):
             self._begin(index, operator(value).rpartition(".")[2])
-        elif packing := _packing(value):
+        elif packing := packing_of(value):
             self._follow(index, value, extents(packing.values))
         elif interaction := ChannelInteraction.match(value):
             self._interact(index, interaction)
@@ -135,7 +133,7 @@ class _Grouping:
         elif padding := PadBits.match(value):
             source = self.position.get(padding.bits)
             packer = self.bindings[source].value if source is not None else None
-            can_join = packer is not None and (_packing(packer) or OrPool2d.match(packer))
+            can_join = packer is not None and (packing_of(packer) or OrPool2d.match(packer))
             if source is not None and can_join and self.uses[padding.bits] == 1 and source in self.group_of:
                 self._join(index, self.group_of[source])
             else:
@@ -156,12 +154,12 @@ class _Grouping:
         """Join the latest group among the operands that can take it; begin one where none can. shape: of the values
         that it works on."""
         operands = [v for v in value.args if isinstance(v, relax.Var)]
-        reason = _why_not(value, operands, shape)
+        reason = fusable.why_not(value, operands, shape)
         if reason:
             self.refused.append(f"{spans.name_of(value) or operator(value)}: {reason}")
             return
         sources = {self.position[v] for v in operands if v in self.position}
-        packing = _packing(value)
+        packing = packing_of(value)
         for group in sorted({self.group_of[s] for s in sources if s in self.group_of}, reverse=True):
             outside = [s for s in sources if self.unit(s) != group]
             fits = self._extents(group) == shape and (packing is None or self._packs(group, packing))
@@ -205,7 +203,7 @@ class _Grouping:
     def _extents(self, group: int) -> tuple[int, ...] | None:
         """The shape of a group's results before packing; None for a group of packed bits alone."""
         value = self.bindings[group].value
-        if packing := _packing(value):
+        if packing := packing_of(value):
             return extents(packing.values)
         return None if dtype(value) == "uint8" else extents(value)
 
@@ -225,54 +223,6 @@ class _Grouping:
             for member in members:
                 waiting += [self.unit(read) for read in self.reads(member)]
         return False
-
-
-def _packing(value: relax.Expr) -> Packing | None:
-    return Pack.match(value) or Threshold.match(value)
-
-
-def _is_anchor(value: relax.Expr) -> bool:
-    """Whether this begins a group: an operator with a kernel, in the form that the kernel knows, which is NHWC and
-    constant weights."""
-    if conv := XnorConv2d.match(value):
-        return all(is_constant(c) for c in (conv.weights, conv.offset, conv.row_class, conv.col_class))
-    if integers := Conv2dInt8.match(value):
-        return is_constant(integers.weights) and is_constant(integers.bias)
-    if OrPool2d.match(value) or Quantize.match(value):
-        return True
-    if floats := Conv2d.match(value):
-        layouts = (floats.data_layout, floats.kernel_layout)
-        return _is_float(floats.x, value) and layouts == ("NHWC", "HWIO") and is_constant(floats.weights)
-    if pool := MaxPool2d.match(value) or AvgPool2d.match(value):
-        return _is_float(pool.x, value) and pool.layout == "NHWC" and not pool.ceil_mode
-    if mean := Mean.match(value):
-        return _is_float(mean.x, value) and mean.axes == (1, 2) and len(extents(mean.x)) == 4
-    if product := Matmul.match(value):
-        is_matrix = _is_float(product.x, value) and len(extents(product.x)) == 2
-        return is_matrix and is_constant(product.weights) and len(extents(product.weights)) == 2
-    return False
-
-
-def _is_float(x: relax.Expr, result: relax.Expr) -> bool:
-    return dataflow.has_static_shape(result) and dtype(x) == dtype(result) == "float32"
-
-
-def _why_not(value: relax.Call, operands: list[relax.Var], shape: tuple[int, ...]) -> str:
-    """Why a kernel cannot apply this operator to its results in registers; "" if it can."""
-    name = operator(value)
-    if cast := Astype.match(value):
-        is_exact = (cast.source, cast.target) == ("int32", "float32")
-        return "" if is_exact else f"astype from {cast.source} to {cast.target}"
-    if not _packing(value) and dtype(value) != "float32":
-        return f"{name} in {dtype(value)}"
-    if len(shape) not in (2, 4):
-        return f"{name} on a tensor of {len(shape)} dimensions; kernels take 2 and 4"
-    if any(extents(v) != shape for v in operands):
-        return f"{name} with an operand that broadcasts over pixels"
-    constants = [a for a in value.args if is_constant(a)]
-    if not elementwise.is_last_axis(value) or not all(is_per_channel(c, shape) for c in constants):
-        return f"{name} with a constant that is not one value per channel"
-    return ""
 
 
 class _Fused(NamedTuple):
