@@ -141,8 +141,8 @@ def threshold_forgotten(patch: Patch) -> None:
 def weights_inverted(patch: Patch) -> None:
     original = binary_converters._packed_weight
 
-    def packed(taken: Any, channels: int, **more: Any) -> Any:
-        w = original(taken, channels, **more)
+    def packed(node: Any, index: int, channels: int, **more: Any) -> Any:
+        w = original(node, index, channels, **more)
         return bitpack.pack(~bitpack.unpack(w, channels)) if w.shape[0] == 16 else w
 
     patch.setattr(binary_converters, "_packed_weight", packed)
