@@ -160,6 +160,8 @@ def lower(
                 atomic.write(Path(dump_ir) / f"{number:03}_{each.name}.py", module.script().encode())
         program = select(module, target, options.schedules)
         program.explain(reasons)
+        if program.refused:
+            records.append(PassRecord("kernel selection", 0.0, 0, tuple(map(printable, program.refused))))
     return imported, program, tuple(records)
 
 

@@ -7,6 +7,7 @@ from sphinx.application import Sphinx
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "api"
+_ENTRY = re.compile(r"\S.*?\S {2,}\S")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -56,12 +57,14 @@ def as_markup(app: Sphinx, what: str, name: str, obj: object, options: object, l
     """Our docstrings are prose with code in single backticks and formulas in indented blocks; make that reST.
 
     Stars, bars and underscores outside of code are what they are, and an indented block of a module's docstring is
-    code, as in Markdown: reST wants `::` before it.
+    code, as in Markdown: reST wants `::` before it. Lines of a list in columns,
+    "name   what it is", become paragraphs.
     """
     marked: list[str] = []
     in_code = False
     for line in lines:
-        after_blank = bool(marked) and not marked[-1].strip()
+        after_text = bool(marked) and bool(marked[-1].strip())
+        after_blank = bool(marked) and not after_text
         if line.strip() and not line.startswith("    "):
             in_code = False
         elif line.strip() and after_blank and not in_code:
@@ -69,6 +72,8 @@ def as_markup(app: Sphinx, what: str, name: str, obj: object, options: object, l
             if what == "module" and not announced:
                 marked += ["::", ""]
             in_code = what == "module" or announced
+        if after_text and not in_code and _ENTRY.match(line):
+            marked.append("")
         marked.append(line if in_code else _escaped(line))
     lines[:] = marked
 

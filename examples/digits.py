@@ -1,12 +1,15 @@
 """Train a binary network on scikit-learn's 8x8 digits: `python examples/digits.py`, a few seconds on one core."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
 from bnncc.models import digits_net
-from bnncc.train import accuracy, train
+from bnncc.progress import bar, silent
+from bnncc.train import Data, Options, Part, accuracy, fit
 
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -30,7 +33,10 @@ def train_digits(seed: int = 0, *, epochs: int = 15, progress: bool = True) -> t
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = digits_net()
-    train(module, x, labels, epochs=epochs, seed=seed, title="digits", progress=progress)
+    options = Options(epochs=epochs, batch=64, seed=seed, learning_rate=1e-2, schedule="cosine", device="cpu")
+    data = Data(Part.of(x, labels), Part.of(x_test, labels_test), tuple("0123456789"))
+    with bar() if progress else nullcontext(silent) as told:
+        fit(module, data, options, progress=told)
     return module, x_test, labels_test
 
 

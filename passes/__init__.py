@@ -87,7 +87,7 @@ def pipeline(target: Target, float_convs: FloatConvs = KEEP) -> tuple[Phase, ...
         Phase(
             "fuse",
             (
-                FuseEpilogue(),
+                FuseEpilogue(lanes=target.popcount_lanes),
                 # What is left has no kernel of ours.
                 LegalizeRest(),
             ),

@@ -53,7 +53,7 @@ which is done afterwards, and interactions of channels whose sums pass 16 bits o
 
 from __future__ import annotations
 
-import heapq
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -73,18 +73,25 @@ from bnncc.ops.quantize import Quantize
 from bnncc.ops.standard import Astype, AvgPool2d, Conv2d, Matmul, MaxPool2d, Mean
 from bnncc.ops.threshold import Threshold
 from bnncc.ops.xnor_conv2d import XnorConv2d
-from bnncc.passes import dataflow
+from bnncc.passes import dataflow, late_sums, merge_convs
 from bnncc.passes.contract import Outcome
 from bnncc.tir.epilogue import BitLayout, can_pack
 
 LONGEST_NAME = 120
 
 
+@dataclass(frozen=True, kw_only=True)
 class FuseEpilogue:
+    """The pass. lanes: of the vectors that count bits, see merge_convs.py."""
+
     name: ClassVar[str] = "bnncc.FuseEpilogue"
+
+    lanes: int
 
     def __call__(self, module: tvm.IRModule) -> Outcome:
         groups = _Grouping(module["main"])
+        merge_convs.merge(groups, self.lanes)
+        late_sums.sink(groups)
         fused = _Build(module, groups).module if groups.members else module
         return Outcome(fused, len(groups.members), tuple(groups.refused))
 
@@ -110,6 +117,11 @@ class _Grouping:
     def unit(self, index: int) -> int:
         """The group of a binding, or the binding itself."""
         return self.group_of.get(index, index)
+
+    def needs(self, unit: int) -> set[int]:
+        """The units that a unit reads."""
+        members = self.members.get(unit, [unit])
+        return {self.unit(read) for index in members for read in self.reads(index)} - {unit}
 
     def _place(self, index: int, value: relax.Expr) -> None:
         if _is_anchor(value):
@@ -323,30 +335,24 @@ class _Build:
         return builder.get()[gv].with_attr("global_symbol", "main")
 
     def _order(self) -> list[int]:
-        """Units in an order in which each can be computed, as close to the old one as that allows."""
+        """Units in an order in which each can be computed: next comes what the last one made ready, whose input is in
+        cache then, so branches run one after the other whichever way the source goes through them."""
         groups = self._groups
-        units: dict[int, list[int]] = {}
-        for index in range(len(groups.bindings)):
-            units.setdefault(groups.unit(index), []).append(index)
-        needs = {
-            unit: {groups.unit(read) for index in members for read in groups.reads(index)} - {unit}
-            for unit, members in units.items()
-        }
+        units = sorted({groups.unit(index) for index in range(len(groups.bindings))})
+        needs = {unit: groups.needs(unit) for unit in units}
         readers: dict[int, list[int]] = {unit: [] for unit in units}
         for unit, needed in needs.items():
             for other in needed:
                 readers[other].append(unit)
         missing = {unit: len(needed) for unit, needed in needs.items()}
-        ready = [(units[unit][-1], unit) for unit, count in missing.items() if count == 0]
-        heapq.heapify(ready)
+        ready = [unit for unit in reversed(units) if missing[unit] == 0]  # the last of them is next
         order = []
         while ready:
-            unit = heapq.heappop(ready)[1]
+            unit = ready.pop()
             order.append(unit)
             for reader in readers[unit]:
                 missing[reader] -= 1
-                if missing[reader] == 0:
-                    heapq.heappush(ready, (units[reader][-1], reader))
+            ready += [reader for reader in reversed(readers[unit]) if missing[reader] == 0]
         assert len(order) == len(units), "a cycle between groups"
         return order
 

@@ -14,9 +14,10 @@ weights of the taps outside. Those taps depend only on which kernel rows and col
 table [row class, column class, channel]: real zero padding is exact, and costs nothing inside.
 
 Where signs were multiplied by s = +-1 per channel, s goes into the weights (w * (s * x) = (s * w) * x) and the border
-holds s * v. Signs that several convolutions read are packed once. Max-pools of signs become ORs of words. Where a
-reshape or permutation stands between sign and convolution, what it gives is packed: +-1 or {0, 1} as floats. Channels
-that interact behind a convolution do so as integers.
+holds s * v. Bits that became 1 - b in some channels are the same xor of inverted bits with inverted weights; a border
+bit stands for its inverse there. Signs that several convolutions read are packed once. Max-pools of signs become ORs
+of words. Where a reshape or permutation stands between sign and convolution, what it gives is packed: +-1 or {0, 1} as
+floats. Channels that interact behind a convolution do so as integers.
 
 Before::
 
@@ -62,7 +63,7 @@ from bnncc.ops.binarize import Binarize
 from bnncc.ops.binary_conv2d import BinaryConv2d
 from bnncc.ops.channel_interaction import ChannelInteraction
 from bnncc.ops.expressions import array, dtype, extents, is_constant, is_per_channel
-from bnncc.ops.standard import Astype, MaxPool2d, Multiply, PermuteDims, Reshape
+from bnncc.ops.standard import Add, Astype, MaxPool2d, Multiply, PermuteDims, Reshape
 from bnncc.ops.window import Window
 from bnncc.passes import dataflow
 from bnncc.passes.contract import Outcome
@@ -187,37 +188,49 @@ class _Signs(NamedTuple):
 def _signs(block: dataflow.Block, source: relax.Expr) -> _Signs | None:
     """The Binarize that `source` comes from, through signs per channel, pools and then moves; None if there is none."""
     flip = np.zeros(extents(source)[3], dtype=np.bool_)
-    if flipped := _flipped(block.value(source)):
+    kinds = set[bool]()  # of what flipped them: whether it inverts
+    if flipped := _flipped(block, block.value(source)):
         source, flip = flipped.x, flip ^ flipped.channels
+        kinds |= flipped.kinds
     value = block.value(source)
     while pool := MaxPool2d.match(value):
         if pool.layout != "NHWC" or pool.ceil_mode or pool.window.dilations != (1, 1):
             return None
         value = block.value(pool.x)
-    is_flipped = bool(flip.any())
-    while moved := PermuteDims.match(value) or Reshape.match(value) or _flipped(value):
-        is_flipped = is_flipped or isinstance(moved, _Flipped)
+    while moved := PermuteDims.match(value) or Reshape.match(value) or _flipped(block, value):
+        if isinstance(moved, _Flipped):
+            kinds |= moved.kinds
         value = block.value(moved.x)
     binarize = Binarize.match(value)
-    # -1 * {0, 1} is no bit.
-    return None if binarize is None or (binarize.unipolar and is_flipped) else _Signs(source, flip, binarize)
+    # -1 * {0, 1} is no bit, nor is 1 - {-1, +1}.
+    return None if binarize is None or kinds - {binarize.unipolar} else _Signs(source, flip, binarize)
 
 
 class _Flipped(NamedTuple):
-    """A multiplication of x by +-1 per channel, and where it is -1: bool [1] or [C]."""
+    """-x, or 1 - x if `inverts`, in some channels: bool [1] or [C]."""
 
     x: relax.Expr
     channels: npt.NDArray[np.bool_]
+    inverts: bool
+
+    @property
+    def kinds(self) -> set[bool]:
+        return {self.inverts} if self.channels.any() else set()
 
 
-def _flipped(value: relax.Expr) -> _Flipped | None:
-    product = Multiply.match(value)
-    if product is None or not is_constant(product.b):
+def _flipped(block: dataflow.Block, value: relax.Expr) -> _Flipped | None:
+    addition = Add.match(value)
+    product = Multiply.match(block.value(addition.a) if addition else value)
+    if product is None or not is_constant(product.b) or not is_per_channel(product.b, extents(value)):
         return None
-    factor = array(product.b)
-    if not (np.abs(factor) == 1).all() or not is_per_channel(product.b, extents(value)):
+    factor = array(product.b).reshape(-1)
+    if not (np.abs(factor) == 1).all():
         return None
-    return _Flipped(product.a, factor.reshape(-1) < 0)
+    if addition is None:
+        return _Flipped(product.a, factor < 0, inverts=False)
+    if not is_constant(addition.b) or not np.array_equal(array(addition.b).reshape(-1), factor < 0):
+        return None
+    return _Flipped(product.a, factor < 0, inverts=True)
 
 
 class Constants(NamedTuple):
@@ -240,13 +253,13 @@ def accumulator_constants(
 ) -> Constants:
     """weights: bool [O, T, channels of a group]; flip: bool [O, 1, channels]; size: height and width before padding."""
     outputs, taps, channels = weights.shape
-    sums, held_sums = (
-        np.where(bits, 1, -1).sum(axis=2).reshape(outputs, *window.kernel) for bits in (weights, weights ^ flip)
-    )
+    signs = np.where(weights, 1, -1)
+    sums = signs.sum(axis=2).reshape(outputs, *window.kernel)
     fan_in = taps * channels
     base = (fan_in + sums.sum(axis=(1, 2))) // 2 if unipolar else np.full(outputs, fan_in)
-    held = (1 if pad_value == 1 else 0) if unipolar else (1 if pad_value == 1 else -1)
-    missing = pad_value * sums - held * held_sums
+    held = (pad_value == 1) ^ flip  # what a bit of the border stands for
+    values = held.astype(np.int64) if unipolar else np.where(held, 1, -1)
+    missing = pad_value * sums - (values * signs).sum(axis=2).reshape(sums.shape)
     bit_weight = 1 if unipolar else 2
     rows, columns = window.output(size[0], size[1])
     if not any(window.pads) or not missing.any():

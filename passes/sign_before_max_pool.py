@@ -7,6 +7,9 @@ and s = +1 elsewhere, for signs
 
     binarize(f(max_pool(x))) = s * max_pool(s * binarize(f(x)))
 
+and for {0, 1}, where 1 - b stands for -b, s * b + (1 - s) / 2 in place of s * b: where f falls, the pool of bits is an
+AND. Whatever scales there are before the pool, only f decides.
+
 The inner s vanishes in the threshold, the outer one in the weights of the next convolution. What stands between is
 moved only after a binary convolution, where it vanishes too; elsewhere it would run on more pixels for nothing.
 
@@ -30,8 +33,8 @@ After::
             R.output(z)
         return z
 
-Refuses: a pool whose floats something else reads, a negative scale before {0, 1}, a negative slope, and a second
-operand that is not a constant per channel.
+Refuses: a pool whose floats something else reads, a negative slope, and a second operand that is not a constant per
+channel.
 """
 
 from __future__ import annotations
@@ -73,10 +76,15 @@ class SignBeforeMaxPool(dataflow.LocalPass):
         signs = block.emit(dataflow.on(value, moved))
         if (direction > 0).all():
             return dataflow.on(pool.call, signs)
-        flip = relax.const(direction)
-        flipped = block.emit(relax.op.multiply(signs, flip))
+        flipped = block.emit(_flipped(block, signs, direction, sign))
         pooled = block.emit(dataflow.on(pool.call, flipped))
-        return relax.op.multiply(pooled, flip)
+        return _flipped(block, pooled, direction, sign)
+
+
+def _flipped(block: dataflow.Block, values: relax.Expr, direction: Floats, sign: Binarize) -> relax.Call:
+    """-x for signs, 1 - x for bits, in the channels where the direction is -1."""
+    negated = relax.op.multiply(values, relax.const(direction))
+    return relax.op.add(block.emit(negated), relax.const((1 - direction) / 2)) if sign.unipolar else negated
 
 
 def _has_direction(value: relax.Expr) -> bool:
@@ -108,9 +116,6 @@ def _direction(block: dataflow.Block, sign: Binarize, between: list[relax.Call],
         if reason:
             block.refused.append(f"{place}: {reason} between the pool and the sign")
             return None
-    if sign.unipolar and (total < 0).any():
-        block.refused.append(f"{place}: a negative scale between the pool and {{0, 1}}")
-        return None
     return total
 
 

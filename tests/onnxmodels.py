@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from bnncc.ops import ONNX_DOMAIN, ONNX_VERSION
-from bnncc.ops.onnx import functions as bodies
+from bnncc.ops import onnx as operators
 
 Array = np.ndarray[Any, Any]
 
@@ -46,5 +46,5 @@ def model(
         graph,
         opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid(ONNX_DOMAIN, ONNX_VERSION)],
         ir_version=10,
-        functions=bodies() if functions else [],
+        functions=operators.functions() if functions else [],
     )

@@ -18,10 +18,11 @@ except ModuleNotFoundError:
     raise SystemExit("error: click is not installed; pip install 'bnncc[cli]'") from None
 
 # Each has a module of its name in this package, which holds it as `command`.
-COMMANDS = ("compile", "run", "bench", "verify", "inspect", "targets", "doctor")
+COMMANDS = ("train", "compile", "run", "bench", "verify", "inspect", "targets", "doctor")
 
 # Packages that a command may find missing, and the extra of ours that brings each.
 EXTRAS = {"rich": "cli", "tvm": "compile", "tvm_ffi": "compile", "onnx": "compile", "ziglang": "compile"}
+EXTRAS |= {"torch": "train", "lightning_fabric": "train", "matplotlib": "train"}
 
 
 class Commands(click.Group):

@@ -64,6 +64,7 @@ def _checks() -> Iterator[Check]:
     yield _package("onnx", "compile", "bnncc[compile]")
     yield _package("ziglang", "compile", "bnncc[compile]")
     yield _package("torch", "train, export", "bnncc[train]")
+    yield _package("lightning-fabric", "train", "bnncc[train]")
     yield _package("onnxscript", "export", "bnncc[train]")
     yield _package("onnxruntime", "baseline", "bnncc[verify]")
     qemu = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from bnncc.cli import output
-from bnncc.progress import Progress, silent
+from bnncc.progress import Progress, bar
 from bnncc.runtime import atomic
 from bnncc.runtime.errors import GateError, OptionError
 
@@ -18,8 +16,6 @@ if TYPE_CHECKING:
     from bnncc.verify.case import Case
     from bnncc.verify.gates import Figures, Gate
     from bnncc.verify.verification import Verification
-
-SECONDS_BETWEEN = 0.1
 
 
 @click.command()
@@ -41,8 +37,8 @@ SECONDS_BETWEEN = 0.1
 @click.option("--max-instructions", metavar="N|+P%", help="Gate: executed instructions of one run, as for bytes.")
 @click.option("--max-latency-ratio", type=click.FloatRange(0), help="Gate: time over that of --baseline-artifact.")
 @click.option("--baseline-artifact", metavar="OLD.bnn", help="What --max-latency-ratio compares with, in turns.")
-@click.option("--baseline", metavar="FILE", help="Figures to compare with.  [default: MODEL.TARGET.baseline.json]")
-@click.option("--update-baseline", is_flag=True, help="Write the figures there, if all else is well.")
+@click.option("--baseline", metavar="FILE", help="Figures to compare with.  [default: baseline.json beside the model]")
+@click.option("--update-baseline", is_flag=True, help="Write this model's figures there, if nothing fails.")
 @click.option("--case", metavar="DIR", help="Where the smallest failing case goes.  [default: MODEL.case]")
 @click.option("--junit", metavar="FILE", help="Write stages and gates as JUnit XML.")
 @click.option("--markdown", metavar="FILE", help="Write a comment for a pull request.")
@@ -107,8 +103,8 @@ def command(
     options = Options(shapes=shapes)
     first = onnx_file.input_names(onnx_file.read(Path(model), shapes)[0])[0]
     arrays = samples.read(Path(data), samples.Recipe(resize, crop, means, deviations, layout), first)
-    figures_path = Path(baseline or Path(model).with_suffix(f".{chosen.name}.baseline.json"))
-    before = gates.read_baseline(figures_path)
+    stored = gates.Baseline(Path(baseline or Path(model).with_name("baseline.json")))
+    before = stored.figures(Path(model).stem, chosen.name)
     limits = {
         name: gates.limit(f"--max-{name}", text, before, name)
         for name, text in (("bytes", max_bytes), ("instructions", max_instructions))
@@ -127,7 +123,8 @@ def command(
             progress=progress,
         )
 
-    found = _with_bar(work)
+    with bar() as progress:
+        found = work(progress)
     figures: Figures = {"bytes": found.bytes}
     if "instructions" in limits or (update_baseline and not instructions.missing(chosen)):
         figures["instructions"] = instructions.count(model, chosen, options)
@@ -158,7 +155,7 @@ def command(
     output.show(result, json_file, show)
     _fail(found, checked, written)
     if update_baseline:
-        gates.write_baseline(figures_path, chosen.name, figures)
+        stored.update(Path(model).stem, chosen.name, figures)
 
 
 def _gates(
@@ -191,6 +188,8 @@ def _fail(found: Verification, checked: list[Gate], written: Path | None) -> Non
             f"{found.model}: {found.failure.stage} changes layer {first.check.layer!r}: {first.differ} of "
             f"{first.total} {first.kind} differ, allowed is what rounding explains; replay it: bnncc verify {written}"
         )
+    if unexplained := [each for each in found.traces if not each.explained]:
+        raise GateError(f"{found.model}: every layer is right, but {unexplained[0]}; report it with the model")
     failed = [str(gate) for gate in checked if not gate.passed]
     if failed:
         raise GateError("; ".join(failed))
@@ -227,24 +226,3 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise click.BadParameter(f"{text!r}: allowed is 0.5 or 0.5,0.5,0.5", param_hint=option) from None
-
-
-def _with_bar(work: Callable[[Progress], Verification]) -> Verification:
-    """Run with a bar that shows the time left, where there is a terminal."""
-    terminal = output.console(stderr=True)
-    if not terminal.is_terminal:
-        return work(silent)
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=terminal, transient=True) as bar:
-        task, shown, at = bar.add_task("reading", total=None), "", 0.0
-
-        def progress(stage: str, done: int, total: int) -> None:
-            nonlocal shown, at
-            if stage != shown or time.monotonic() - at > SECONDS_BETWEEN:
-                shown, at = stage, time.monotonic()
-                bar.update(task, description=stage, completed=done, total=total)
-
-        return work(progress)

@@ -14,11 +14,13 @@ from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 
 from bnncc.nn import operators
 
+_EXPAND = torch.ops.bnncc.circulant_expand.default
 # Arguments that must be weights of the file, however large they are.
 _WEIGHTS: dict[object, tuple[int, ...]] = {
     torch.ops.bnncc.binary_conv.default: (1,),
     torch.ops.bnncc.binary_gemm.default: (1,),
     torch.ops.bnncc.channel_interaction.default: (1, 2),
+    _EXPAND: (0,),
 }
 assert operators  # defines them
 
@@ -26,8 +28,8 @@ assert operators  # defines them
 def fold(program: ExportedProgram) -> tuple[ExportedProgram, dict[str, str]]:
     """The program folded, and for each of its parameters, by the name it has there, its path in the module.
 
-    A tensor larger than what it is made of (an expanded one) stays computed. Operators that write to their arguments
-    are turned into ones that do not, first.
+    A tensor larger than what it is made of (an expanded one) stays computed, circulant weights too. Operators that
+    write to their arguments are turned into ones that do not, first.
     """
     if any(_writes(node) or node.op == "get_attr" for node in program.graph.nodes):
         program = program.run_decompositions({})
@@ -40,7 +42,7 @@ def fold(program: ExportedProgram) -> tuple[ExportedProgram, dict[str, str]]:
         users = [user for user in node.users if user not in known]
         if any(user.op == "output" for user in users):
             continue
-        weight = any(user.args[i] is node for user in users for i in _WEIGHTS.get(user.target, ()))
+        weight = any(_is_weight(user, node) for user in users)
         if users and (weight or value.numel() <= size):
             constant = _constant(program, node, value)
             for user in users:
@@ -58,6 +60,11 @@ def constants(program: ExportedProgram) -> dict[str, Tensor]:
         for spec in program.graph_signature.input_specs
         if isinstance(tensor := _held(program, spec), Tensor)
     }
+
+
+def _is_weight(user: fx.Node, argument: fx.Node) -> bool:
+    """Whether `user` must find this argument in the file."""
+    return any(user.args[place] is argument for place in _WEIGHTS.get(user.target, ()))
 
 
 def _held(program: ExportedProgram, spec: InputSpec) -> object:
@@ -100,6 +107,8 @@ def _evaluated(program: ExportedProgram) -> dict[fx.Node, tuple[Any, int]]:
             known[node] = (getattr(program.graph_module, str(node.target)), 0)
         elif node.op == "call_function" and all(argument in known for argument in node.all_input_nodes):
             if isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags:
+                continue
+            if node.target is _EXPAND and all(_is_weight(user, node) for user in node.users):
                 continue
             arguments, options = fx.map_arg((node.args, node.kwargs), lambda argument: known[argument][0])
             size = sum(known[argument][1] for argument in node.all_input_nodes)

@@ -22,6 +22,7 @@ from torch.export import ExportedProgram
 from bnncc.frontend.capture import Capture, first_line, path_of, scope_path, tensors
 from bnncc.frontend.fold import constants
 from bnncc.ops import ONNX_DOMAIN
+from bnncc.ops.onnx import LAYERS
 from bnncc.runtime.errors import ModelError
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ class _File:
         for node in self.model.graph.node:
             if node.op_type in _STEPS or (node.domain == ONNX_DOMAIN and node.op_type == "Binarize"):
                 chosen += [value for value in node.input if value]
-            elif node.domain == ONNX_DOMAIN:
+            elif node.domain == ONNX_DOMAIN and node.op_type in LAYERS:
                 chosen.append(node.output[0])
         return chosen
 

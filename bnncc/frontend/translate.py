@@ -2,6 +2,8 @@
 
 binary_conv(x, +-s)  ->  BinaryConv(x, bits)            where every s is 1
                          Mul(BinaryConv(x, bits), s)    else
+
+Bits of circulant weights are CirculantExpand(bits of the base filters).
 """
 
 import ast
@@ -17,7 +19,15 @@ from torch.export import ExportedProgram
 
 from bnncc import bitpack
 from bnncc.frontend.capture import first_line, plain_path
-from bnncc.ops import ONNX_DOMAIN, ONNX_VERSION, binarize, binary_conv, binary_gemm, channel_interaction
+from bnncc.ops import (
+    ONNX_DOMAIN,
+    ONNX_VERSION,
+    binarize,
+    binary_conv,
+    binary_gemm,
+    channel_interaction,
+    circulant_expand,
+)
 from bnncc.ops.onnx import LAYERS
 from bnncc.runtime.errors import ModelError
 
@@ -119,12 +129,17 @@ def _translations() -> dict[Any, Callable[..., Any]]:
         y = node(channel_interaction, whole, up, down)
         return y if len(lead) == 1 else reshaped(y, given)
 
+    def to_circulant(weight: Any, orientations: int, mixing: str) -> Any:
+        channels = int(weight.shape[1]) // circulant_expand.slices(orientations, mixing)
+        return node(circulant_expand, weight, channels=channels, orientations=orientations, mixing=mixing)
+
     operators = torch.ops.bnncc
     return {
         operators.binarize.default: to_binarize,
         operators.binary_conv.default: to_conv,
         operators.binary_gemm.default: to_gemm,
         operators.channel_interaction.default: to_interaction,
+        operators.circulant_expand.default: to_circulant,
     }
 
 
@@ -146,53 +161,98 @@ def _pack(exported: "ONNXProgram", name: str) -> None:
     graph = exported.model.graph
     done: dict[onnx_ir.Value, tuple[onnx_ir.Value, onnx_ir.Value | None]] = {}
     for node in list(graph):
-        if node.domain != ONNX_DOMAIN:
+        if node.domain != ONNX_DOMAIN or node.op_type == circulant_expand.NAME:
             continue
         where = module_path(node.metadata_props) or name
-        if any(weight is None or weight.const_value is None for weight in node.inputs[1:]):
+        bases = [_base(weight) for weight in node.inputs[1:]]
+        if any(base is None or base.const_value is None for base in bases):
             raise ModelError(
                 f"{where}: its weight is computed from the network's input; allowed are weights that are the "
                 f"same for every input. Compute them from parameters alone."
             )
         if node.op_type not in LAYERS:
             continue
-        weight = node.inputs[1]
+        weight, base = node.inputs[1], bases[0]
         assert weight is not None
+        assert base is not None
         if weight not in done:
-            done[weight] = _bits_and_scale(weight, where, graph)
+            if base not in done:
+                done[base] = _bits_and_scale(base, where, graph)
+            if (circulant := _circulant(weight)) is not None:
+                done[weight] = _expanded(circulant, *done[base], graph)
         bits, scale = done[weight]
         node.replace_input_with(1, bits)
         if scale is not None:
             _scale(node, scale)
     for weight in done:
+        if (circulant := _circulant(weight)) is not None and not weight.uses():
+            graph.remove(circulant, safe=True)
+    for weight in done:
         if weight.name and not weight.uses():
             graph.initializers.pop(weight.name, None)
+
+
+def _circulant(weight: "onnx_ir.Value") -> "onnx_ir.Node | None":
+    """The CirculantExpand that gives a weight."""
+    node = weight.producer()
+    is_circulant = node is not None and (node.domain, node.op_type) == (ONNX_DOMAIN, circulant_expand.NAME)
+    return node if is_circulant else None
+
+
+def _base(weight: "onnx_ir.Value | None") -> "onnx_ir.Value | None":
+    """What the file stores of a weight: itself, or the base filters of a circulant one."""
+    circulant = None if weight is None else _circulant(weight)
+    return weight if circulant is None else circulant.inputs[0]
+
+
+def _expanded(
+    circulant: "onnx_ir.Node", bits: "onnx_ir.Value", scale: "onnx_ir.Value | None", graph: "onnx_ir.Graph"
+) -> tuple["onnx_ir.Value", "onnx_ir.Value | None"]:
+    """The same node on bits, and the scale of every orientation."""
+    import onnx_ir
+
+    packed = onnx_ir.Value(name=f"{circulant.outputs[0].name}.bits", type=onnx_ir.TensorType(onnx_ir.DataType.UINT8))
+    node = onnx_ir.Node(
+        circulant.domain,
+        circulant.op_type,
+        [bits],
+        attributes=tuple(circulant.attributes.values()),
+        outputs=[packed],
+        metadata_props=dict(circulant.metadata_props),
+    )
+    graph.insert_after(circulant, node)
+    if scale is None:
+        return packed, None
+    assert scale.const_value is not None
+    values = scale.const_value.numpy()
+    orientations = circulant.attributes["orientations"].as_int()
+    return packed, _constant(graph, f"{packed.name}.scale", np.concatenate([values] * orientations))
+
+
+def _constant(graph: "onnx_ir.Graph", name: str, values: npt.NDArray[Any]) -> "onnx_ir.Value":
+    """An initializer."""
+    import onnx_ir
+
+    tensor = onnx_ir.tensor(np.ascontiguousarray(values), name=name)
+    value = onnx_ir.Value(name=tensor.name, shape=onnx_ir.Shape(values.shape), type=onnx_ir.TensorType(tensor.dtype))
+    value.const_value = tensor
+    graph.register_initializer(value)
+    return value
 
 
 def _bits_and_scale(
     weight: "onnx_ir.Value", where: str, graph: "onnx_ir.Graph"
 ) -> tuple["onnx_ir.Value", "onnx_ir.Value | None"]:
-    import onnx_ir
-
     assert weight.const_value is not None
     quantized = weight.const_value.numpy()
     positive, scale = signs_and_scale(quantized, where)
     if quantized.ndim > 2:
         positive = np.moveaxis(positive.reshape(*quantized.shape[:2], -1), 1, 2)  # [O, T, C / groups]
 
-    def constant(suffix: str, values: npt.NDArray[Any]) -> onnx_ir.Value:
-        tensor = onnx_ir.tensor(np.ascontiguousarray(values), name=f"{weight.name}{suffix}")
-        value = onnx_ir.Value(
-            name=tensor.name, shape=onnx_ir.Shape(values.shape), type=onnx_ir.TensorType(tensor.dtype)
-        )
-        value.const_value = tensor
-        graph.register_initializer(value)
-        return value
-
-    bits = constant(".bits", bitpack.pack(positive))
+    bits = _constant(graph, f"{weight.name}.bits", bitpack.pack(positive))
     if (scale == 1).all():
         return bits, None
-    return bits, constant(".scale", scale.reshape(-1, *[1] * (quantized.ndim - 2)))
+    return bits, _constant(graph, f"{weight.name}.scale", scale.reshape(-1, *[1] * (quantized.ndim - 2)))
 
 
 def _scale(node: "onnx_ir.Node", scale: "onnx_ir.Value") -> None:

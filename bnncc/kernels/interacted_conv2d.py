@@ -165,7 +165,7 @@ class InteractedConv2d(XnorConv2d):
                                 pixel = ep.Pixel(n, y + row, x + column)
                                 where = base + stage.at(channel, (pixel.y - top) * out.width + pixel.x)
                                 acc = T.Bind(cast(buffer[ramp(where, SLICE)], "int32", SLICE))
-                                ep.emit(epilogue, out, pixel, channel, acc, SLICE, valid, params, values, outputs)
+                                ep.emit(epilogue, out, pixel, channel, [acc], SLICE, valid, params, values, outputs)
 
                     with T.serial(0, self.groups) as group:
                         grid.walk_bands(n, group, (first, last), compute)

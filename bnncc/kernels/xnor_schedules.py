@@ -23,8 +23,8 @@ from tvm.tirx.script.builder import ir as T
 
 from bnncc.kernels.kernel import Kernel
 from bnncc.kernels.schedule import MOST_VECTORS, Choices, Schedule, up_to
-from bnncc.kernels.tile_schedule import L1_WEIGHTS, best_tile, too_many
-from bnncc.targets.target import ByteTiles, Target
+from bnncc.kernels.tile_schedule import too_many
+from bnncc.targets.target import Target
 from bnncc.tir import byte_counts, pairwise, registers
 from bnncc.tir.registers import Buffer, Expr, load, ramp, splat, zeros
 from bnncc.tir.tiles import SLICE, Grid
@@ -40,13 +40,15 @@ Counts = Callable[[int, int], Expr]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tile lies: image, group, its first block of channels counted over all groups, its first output pixel."""
+    """Where a tile lies: image, group, its first block of channels counted over all groups, its first output pixel.
+    weights: where block 0 begins in the weights."""
 
     n: Expr
     group: Expr
     block: Expr
     y: Expr
     x: Expr
+    weights: Expr = 0
 
 
 class Halves(NamedTuple):
@@ -109,8 +111,13 @@ def _shared(conv: XnorConv2d, target: Target) -> dict[str, tuple[int, ...]]:
     return {"pixels": up_to(min(conv.output.width, target.registers)), "rows_first": (False, True)}
 
 
-def _vectors(conv: XnorConv2d, target: Target) -> tuple[int, ...]:
-    return up_to(min(-(-conv.group_channels // target.popcount_lanes), MOST_VECTORS))
+def vector_choices(conv: XnorConv2d, target: Target) -> tuple[int, ...]:
+    """Vectors of channels in a tile, which holds whole slices of all parts."""
+    lanes, channels = target.popcount_lanes, conv.group_channels
+    possible = up_to(min(-(-channels // lanes), MOST_VECTORS))
+    if conv.parts == 1:
+        return possible
+    return tuple(n for n in possible if n * lanes % (SLICE * conv.parts) == 0 or n * lanes >= channels)
 
 
 def _blocked(
@@ -118,7 +125,7 @@ def _blocked(
 ) -> npt.NDArray[np.uint8]:
     """[groups, blocks, T, words, lanes], words of `size` bytes, channels filled up to a multiple of `multiple`."""
     channels, taps = conv.group_channels, weights.shape[1]
-    words = weights.reshape(conv.groups, channels, taps, conv.group_bytes // size, size)
+    words = weights.reshape(conv.groups, channels, taps, weights.shape[2] // size, size)
     words = np.pad(words, [(0, 0), (0, -channels % multiple), (0, 0), (0, 0), (0, 0)])
     blocks = words.reshape(conv.groups, -1, lanes, *words.shape[2:])
     return np.ascontiguousarray(blocks.transpose(0, 1, 3, 4, 2, 5)).reshape(-1)
@@ -135,15 +142,15 @@ class WordLanes(XnorSchedule):
         conv = cast("XnorConv2d", kernel)
         if target.lane_bits != 64:
             return None
-        return _shared(conv, target) | {"vectors": _vectors(conv, target)}
+        return _shared(conv, target) | {"vectors": vector_choices(conv, target)}
 
     def why_not(self, kernel: Kernel, target: Target) -> str:
         return too_many(target, pixels=self.pixels, vectors=self.vectors)
 
     def grid(self, conv: XnorConv2d, target: Target) -> Grid:
         return Grid(
-            conv.output,
-            conv.groups,
+            conv.filters,
+            conv.filter_groups,
             target.popcount_lanes,
             self.pixels,
             self.vectors,
@@ -153,7 +160,7 @@ class WordLanes(XnorSchedule):
 
     def arrange(self, weights: npt.NDArray[np.uint8], conv: XnorConv2d, target: Target) -> npt.NDArray[np.uint8]:
         lanes = target.popcount_lanes
-        return _blocked(weights, conv, size=target.word_bytes, lanes=lanes, multiple=lanes)
+        return _blocked(weights, conv, size=conv.weight_bytes(target), lanes=lanes, multiple=lanes)
 
     def count(
         self, conv: XnorConv2d, target: Target, vectors: int, bits: Buffer, weights: Buffer, place: Place
@@ -202,24 +209,38 @@ class WordLanes(XnorSchedule):
         """Pixel p, vector v is number p * vectors + v."""
         lanes, (kernel_h, kernel_w) = target.popcount_lanes, conv.kernel
         words = conv.group_bytes // target.word_bytes
+        stored = max(1, words // conv.repeats)  # of the words at a tap, those whose weights differ
         pixel_words = conv.groups * words
         in_base = conv.first_tap(place.n, place.y, place.x)
-        weight_stride = kernel_h * kernel_w * words * lanes
-        weight_base = T.Bind(place.block * weight_stride)
+        weight_stride = kernel_h * kernel_w * stored * lanes
+        weight_base = T.Bind(place.block * weight_stride + place.weights)
         totals = zeros(self.pixels * vectors, f"uint{target.lane_bits}", lanes)
-        with T.serial(0, kernel_h) as kh, T.serial(0, kernel_w) as kw, T.serial(0, words) as word:
+        with T.serial(0, kernel_h) as kh, T.serial(0, kernel_w) as kw, T.serial(0, stored) as word:
             tap = kh * kernel_w + kw
-            first = weight_base + (tap * words + word) * lanes
-            rows = [load(weights, first + v * weight_stride, lanes) for v in range(vectors)]
+            first = weight_base + (tap * stored + word) * lanes
+            rows = [_whole_words(load(weights, first + v * weight_stride, lanes), conv, target) for v in range(vectors)]
             column = in_base + kh * (conv.dilations[0] * conv.in_width) + kw * conv.dilations[1]
-            for p in range(self.pixels):
-                here = (column + p * conv.strides[1]) * pixel_words + place.group * words + word
+            for again, p in np.ndindex(words // stored, self.pixels):
+                here = (column + p * conv.strides[1]) * pixel_words + place.group * words + again * stored + word
                 window_word = T.Bind(splat(bits[here], lanes))
                 for v in range(vectors):
                     total = totals[p * vectors + v]
                     at_all = ramp(0, lanes)
                     T.buffer_store(total, total[at_all] + T.popcount(window_word ^ rows[v]), [at_all])
         return totals
+
+
+def _whole_words(weights: Expr, conv: XnorConv2d, target: Target) -> Expr:
+    """Weights that are shorter than a word, repeated to fill it."""
+    bits = 8 * conv.weight_bytes(target)
+    if bits == target.lane_bits:
+        return weights
+    whole = T.Bind(registers.cast(weights, f"uint{target.lane_bits}", target.popcount_lanes))
+    while bits < target.lane_bits:
+        shift = splat(tirx.const(bits, f"uint{target.lane_bits}"), target.popcount_lanes)
+        whole = T.Bind(T.bitwise_or(whole, T.shift_left(whole, shift)))
+        bits *= 2
+    return whole
 
 
 @dataclass(frozen=True)
@@ -259,14 +280,20 @@ class ChannelLanes(ByteLanes):
         conv = cast("XnorConv2d", kernel)
         if target.lane_bits != 8:
             return None
-        return _byte_choices(conv, target) | {"vectors": _vectors(conv, target)}
+        return _byte_choices(conv, target) | {"vectors": vector_choices(conv, target)}
 
     def why_not(self, kernel: Kernel, target: Target) -> str:
         return too_many(target, pixels=self.pixels, vectors=self.vectors, rows=self.rows)
 
     def grid(self, conv: XnorConv2d, target: Target) -> Grid:
         return Grid(
-            conv.output, conv.groups, target.popcount_lanes, self.pixels, self.vectors, self.rows, self.rows_first
+            conv.filters,
+            conv.filter_groups,
+            target.popcount_lanes,
+            self.pixels,
+            self.vectors,
+            self.rows,
+            self.rows_first,
         )
 
     def arrange(self, weights: npt.NDArray[np.uint8], conv: XnorConv2d, target: Target) -> npt.NDArray[np.uint8]:
@@ -278,10 +305,11 @@ class ChannelLanes(ByteLanes):
     ) -> Counts:
         lanes, words = target.popcount_lanes, conv.group_bytes
         in_base = conv.first_tap(place.n, place.y, place.x)
-        weight_base = T.Bind(place.block * (conv.kernel[0] * conv.kernel[1] * words * lanes))
+        weight_base = T.Bind(place.block * (conv.stored_bytes * lanes) + place.weights)
         at = T.Bind(in_base * (conv.groups * words) + place.group * words)
         tile = byte_counts.Tile(self.pixels, vectors, self.rows, self.loops)
-        totals = byte_counts.accumulate(_window(conv, words, 1), tile, target, bits, at, weights, weight_base)
+        window = conv.byte_window(words, 1) if conv.repeats == 1 else conv.repeated_window()
+        totals = byte_counts.accumulate(window, tile, target, bits, at, weights, weight_base)
         return _slices(totals, vectors, lanes)
 
 
@@ -304,7 +332,7 @@ class WindowLanes(ByteLanes):
         return too_many(target, pixels=self.pixels, channels=self.channels, rows=self.rows)
 
     def grid(self, conv: XnorConv2d, target: Target) -> Grid:
-        return Grid(conv.output, conv.groups, SLICE, self.pixels, 1, self.rows, self.rows_first)
+        return Grid(conv.filters, conv.groups, SLICE, self.pixels, conv.parts, self.rows, self.rows_first)
 
     def arrange(self, weights: npt.NDArray[np.uint8], conv: XnorConv2d, target: Target) -> npt.NDArray[np.uint8]:
         return _blocked(weights, conv, size=target.vector_bits // 8, lanes=self.channels, multiple=SLICE)
@@ -314,11 +342,12 @@ class WindowLanes(ByteLanes):
     ) -> Counts:
         """From counts that lie in memory, because a tile may have fewer channels than a slice."""
         lanes, pixels = target.popcount_lanes, self.rows * self.pixels
-        counts = T.alloc_buffer((pixels * SLICE,), "int32", scope="local")
+        channels = vectors * SLICE
+        counts = T.alloc_buffer((pixels * channels,), "int32", scope="local")
         at = T.Bind(conv.first_tap(place.n, place.y, place.x) * conv.groups + place.group)
-        window = _window(conv, conv.group_bytes // lanes, lanes)
+        window = conv.byte_window(conv.group_bytes // lanes, lanes)
         tile = byte_counts.Tile(self.pixels, self.channels, self.rows, self.loops)
-        with T.serial(0, SLICE // self.channels) as part:
+        with T.serial(0, channels // self.channels) as part:
             first = T.Bind(part * self.channels)
             weights_at = T.Bind((place.block * SLICE + first) * conv.filter_bytes)
             totals = byte_counts.accumulate(window, tile, target, bits, at * conv.group_bytes, weights, weights_at)
@@ -330,9 +359,9 @@ class WindowLanes(ByteLanes):
                 for lane in range(0, len(four), together):
                     pixel, channel = divmod(number + lane, self.channels)
                     some = [tirx.const(lane + i, "int32") for i in range(together)]
-                    where = ramp(first + (pixel * SLICE + channel), together)
+                    where = ramp(first + (pixel * channels + channel), together)
                     T.buffer_store(counts, added if together == 4 else tirx.Shuffle([added], some), [where])
-        return lambda pixel, first: T.Bind(counts[ramp(tirx.const(pixel * SLICE, "int32"), SLICE)])
+        return lambda pixel, first: T.Bind(counts[ramp(tirx.const(pixel * channels + first, "int32"), SLICE)])
 
 
 SCHEDULES: tuple[type[XnorSchedule], ...] = (WordLanes, ChannelLanes, WindowLanes)
@@ -340,7 +369,8 @@ SCHEDULES: tuple[type[XnorSchedule], ...] = (WordLanes, ChannelLanes, WindowLane
 
 def windows_fit(conv: XnorConv2d, target: Target) -> bool:
     """Whether a pixel has whole vectors of bytes, and a window no more bits than 16 bits count."""
-    return conv.group_bytes % (target.vector_bits // 8) == 0 and 8 * conv.filter_bytes < 1 << 16
+    whole = conv.group_bytes % (target.vector_bits // 8) == 0
+    return whole and 8 * conv.filter_bytes < 1 << 16 and WindowLanes in conv.schedule_kinds
 
 
 def _slices(totals: list[Buffer], vectors: int, lanes: int) -> Counts:
@@ -362,79 +392,3 @@ def _pieces(vectors: int) -> Iterator[tuple[int, int]]:
 
 def _shifted(value: Expr, dtype: str, lanes: int, bits: int) -> Expr:
     return T.shift_left(value, splat(tirx.const(bits, dtype), lanes)) if bits else value
-
-
-def _window(conv: XnorConv2d, words: int, word_bytes: int) -> byte_counts.Window:
-    pixel = conv.groups * conv.group_bytes
-    return byte_counts.Window(
-        conv.kernel,
-        words,
-        word_bytes,
-        row=conv.dilations[0] * conv.in_width * pixel,
-        column=conv.dilations[1] * pixel,
-        pixel=conv.strides[1] * pixel,
-        below=conv.strides[0] * conv.in_width * pixel,
-    )
-
-
-# The default ---------------------------------------------------------------------------------------------------------
-
-
-def default(conv: XnorConv2d, target: Target) -> XnorSchedule:
-    """The schedule of least cost among the target's tiles; earlier ones win ties."""
-    rows_first = conv.filter_bytes * conv.group_channels <= L1_WEIGHTS
-    tiles = (target.binary_1x1 if conv.kernel[1] == 1 else None) or target.binary
-    if isinstance(tiles, ByteTiles):
-        return _cheapest(conv, target, tiles, rows_first)
-    pixels, vectors = best_tile(tiles, conv.output.width, -(-conv.group_channels // target.popcount_lanes))
-    if target.lane_bits == 64:
-        return WordLanes(pixels, rows_first, vectors)
-    return ChannelLanes(pixels, rows_first, 1, *_LOOPS, vectors)
-
-
-_LOOPS = (byte_counts.UNROLL[0], byte_counts.COLUMNS[0], byte_counts.TOGETHER[0])
-
-_CHAINS = 8  # sums that must grow side by side to hide the latency of eor, cnt and add
-_SHARED_TAPS = 10  # of a window that tiles of several rows count at once: three words of each still fit a byte lane
-_L1_TILE = 24 * 1024  # bytes of a tile's weights that stay in a first-level cache of 32 KiB, beside everything else
-_L2_COST = 1.05  # times as long where they come from the second level each time
-_WINDOW_BYTES = 1 << 13  # of a filter, from which on its bits might pass 16 bits
-# Vector-pipe instructions for each sum and word: to flush bytes into 16 bits every 27 words or so, and, for each sum
-# that is finished, to add up lanes that are bytes.
-_FLUSH_CHANNELS, _FLUSH_WINDOWS, _ADD_LANES = 0.19, 0.08, 1.75
-
-
-def _cheapest(conv: XnorConv2d, target: Target, tiles: ByteTiles, rows_first: bool) -> XnorSchedule:
-    """By instructions of the vector pipes: eor, cnt and add for each sum and word, wasted sums included, and what it
-    takes to flush sums and to add lanes up.
-
-    A row of the window is read once for all its columns, and in a tile of several rows once for all rows of the output
-    that it reaches, which is where many pixels save; many vectors save by using each word more often.
-    """
-    lanes, out, (kernel_h, kernel_w) = target.popcount_lanes, conv.output, conv.kernel
-    reduction, channels = conv.filter_bytes, conv.group_channels
-    shares_rows = 1 < kernel_h * kernel_w <= _SHARED_TAPS
-    found: list[ByteLanes] = []
-    for pixels, vectors, rows in tiles.channels:
-        if rows == 1 or (shares_rows and out.rows % rows == 0):
-            vectors = min(vectors, -(-channels // lanes))
-            found.append(ChannelLanes(min(pixels, out.width), rows_first, rows, *_LOOPS, vectors))
-    for pixels, together, rows in tiles.windows:
-        if windows_fit(conv, target) and reduction < _WINDOW_BYTES:
-            found.append(WindowLanes(min(pixels, out.width), rows_first, rows, *_LOOPS, together))
-
-    def cost(schedule: ByteLanes) -> float:
-        by_window = isinstance(schedule, WindowLanes)
-        vectors = schedule.channels if isinstance(schedule, WindowLanes) else cast(ChannelLanes, schedule).vectors
-        pixels = schedule.pixels * schedule.rows
-        multiple = SLICE if by_window else lanes * vectors
-        computed = -(-out.width // schedule.pixels) * schedule.pixels * (-(-channels // multiple) * multiple)
-        window = (schedule.pixels + kernel_w - 1) * (schedule.rows + kernel_h - 1)
-        reads = window / (pixels * kernel_w * kernel_h * vectors)
-        reading = reads * (tiles.load if by_window else tiles.broadcast) + tiles.load / pixels
-        ending = _FLUSH_WINDOWS + _ADD_LANES * lanes / reduction if by_window else _FLUSH_CHANNELS
-        stalls = max(1.0, _CHAINS / (pixels * vectors))
-        weights = vectors * reduction * (1 if by_window else lanes)
-        return computed * (3 + reading + ending) * stalls * (_L2_COST if weights > _L1_TILE else 1.0)
-
-    return min(found, key=cost)

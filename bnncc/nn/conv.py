@@ -1,6 +1,6 @@
 """Binary convolutions: torch's, with input and weights binarised (numpy meaning: bnncc/ops/binary_conv.py).
 
-    y = scale * correlate(pad(input_quantizer(x)), weight_quantizer(weight)) + bias
+    y = scale * interaction(correlate(pad(input_quantizer(x)), weight_quantizer(weight))) + bias
 
 Arguments and defaults are those of torch.nn.Conv1d / Conv2d; besides, by keyword:
 
@@ -9,6 +9,7 @@ activation        "signs" (default): the input becomes +-1; "bits": {0, 1}
 input_quantizer   module that binarises the input; it ends in a `Sign` or `Bits`. Default: that of `activation`
 weight_quantizer  module latent weight -> +-s with one s per output channel. Default: `Sign()`
 scale             None (default), "channel" or "layer": multiply the result by mean |weight| (XNOR-Net)
+interaction       None (default), or a `ChannelInteraction` of the output channels; the weights are a `Sign`'s then
 
 Latent weights are initialised as torch does. Anything else is an OptionError.
 """
@@ -17,7 +18,9 @@ from torch import Tensor, device, nn
 from torch import dtype as torch_dtype
 
 from bnncc.nn import operators
+from bnncc.nn.channel_interaction import ChannelInteraction
 from bnncc.nn.layer import Activation, BinaryLayer, Scale
+from bnncc.nn.quantizers import Sign
 from bnncc.runtime.errors import OptionError
 
 
@@ -30,6 +33,7 @@ class BinaryConvolution(BinaryLayer):
     dilation: tuple[int, ...]
     groups: int
     pad_value: float
+    interaction: ChannelInteraction | None
 
     def __init__(
         self,
@@ -50,13 +54,16 @@ class BinaryConvolution(BinaryLayer):
         input_quantizer: nn.Module | None = None,
         weight_quantizer: nn.Module | None = None,
         scale: Scale = None,
+        interaction: ChannelInteraction | None = None,
     ) -> None:
         self._check(padding_mode, pad_value)
+        self._check_interaction(interaction, out_channels, weight_quantizer)
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, "zeros", device, dtype
         )
         self.pad_value = float(pad_value)
         self._set_quantizers(activation, input_quantizer, weight_quantizer, scale)
+        self.interaction = interaction
 
     def pads(self) -> list[int]:
         """The border in ONNX order (begins, then ends), pixels; "same" puts an odd pixel at the end, as torch does."""
@@ -75,6 +82,8 @@ class BinaryConvolution(BinaryLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         acc = self.correlate(self.input_quantizer(input), self.weight_quantizer(self.weight))
+        if self.interaction is not None:
+            acc = self.interaction(acc, len(self.kernel_size))
         return self._scale_and_bias(acc, len(self.kernel_size))
 
     def _check(self, padding_mode: str, pad_value: float) -> None:
@@ -86,6 +95,22 @@ class BinaryConvolution(BinaryLayer):
             )
         if pad_value not in (-1, 0, 1):
             raise OptionError(f"{where}: pad_value is {pad_value!r}; allowed are -1, 0 and +1.")
+
+    def _check_interaction(
+        self, interaction: ChannelInteraction | None, out_channels: int, weight_quantizer: nn.Module | None
+    ) -> None:
+        where = type(self).__name__
+        if interaction is None:
+            return
+        if interaction.channels != out_channels:
+            raise OptionError(
+                f"{where}: interaction is of {interaction.channels} channels; allowed are the layer's {out_channels}."
+            )
+        if not isinstance(weight_quantizer, Sign | None):
+            raise OptionError(
+                f"{where}: both an interaction and a weight_quantizer other than Sign are given; an interaction reads "
+                f"integers. Scale behind it, with scale='channel' or 'layer'."
+            )
 
 
 class BinaryConv1d(BinaryConvolution, nn.Conv1d):

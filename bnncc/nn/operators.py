@@ -3,6 +3,8 @@
 - bnncc::binarize: x -> +-1, or {0, 1} (bnncc/ops/binarize.py)
 - bnncc::binary_conv: binarised x [N, C, ...], quantized weight [O, C / groups, ...] -> [N, O, ...], and an x
   without N gives a result without it (ops/binary_conv.py)
+- bnncc::circulant_expand: quantized base filters [O, slices * C, 3, 3] or [.., 1, 1] -> the weight [M * O, M * C, ..]
+  of all M orientations (ops/circulant_expand.py)
 - bnncc::binary_gemm: binarised x [..., K], quantized weight [N, K] -> [..., N] (ops/binary_gemm.py)
 - bnncc::channel_interaction: acc [..., C, spatial axes], tables int32 [steps, 4] -> as acc
   (ops/channel_interaction.py)
@@ -19,6 +21,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from bnncc.ops import circulant_expand as rotations
+from bnncc.ops.circulant_expand import Mixing
 
 _LIBRARY = torch.library.Library("bnncc", "DEF")  # type: ignore[no-untyped-call]
 
@@ -49,6 +54,11 @@ def binary_gemm(x: Tensor, weight: Tensor) -> Tensor:
 def channel_interaction(acc: Tensor, up: Tensor, down: Tensor, spatial: int) -> Tensor:
     """spatial: how many axes follow the channels. Its gradient is that of acc: the steps have none."""
     return cast(Tensor, torch.ops.bnncc.channel_interaction(acc, up, down, spatial))
+
+
+def circulant_expand(weight: Tensor, orientations: int, mixing: Mixing) -> Tensor:
+    """The layout of channels is that of ops/circulant_expand.py; a gradient is turned back and summed by autograd."""
+    return cast(Tensor, torch.ops.bnncc.circulant_expand(weight, orientations, mixing))
 
 
 def _binarize(x: Tensor, unipolar: bool, threshold: float) -> Tensor:
@@ -91,6 +101,20 @@ def _channel_interaction(acc: Tensor, up: Tensor, down: Tensor, spatial: int) ->
         reached = reaches(read.index_select(axis, teacher), limit)
         change = change.index_add(axis, student, reached.to(wide.dtype) * step)
     return (wide + change).to(acc.dtype)
+
+
+def _circulant_expand(weight: Tensor, orientations: int, mixing: str) -> Tensor:
+    kernel = weight.shape[2:]
+    if kernel not in ((3, 3), (1, 1)):
+        raise ValueError(f"circulant_expand: kernel is {tuple(kernel)}, allowed: (3, 3), (1, 1)")
+    slices = rotations.slices(orientations, mixing)
+    base = weight.reshape(weight.shape[0], slices, weight.shape[1] // slices, -1)  # [O, slices, C, T]
+    turned = []
+    for k in range(orientations):
+        taps = base[..., list(rotations.turned(k * (8 // orientations), base.shape[-1]))]
+        shifted = taps.roll(k, 1) if slices > 1 else taps.expand(-1, orientations, -1, -1)
+        turned.append(shifted.flatten(1, 2))
+    return torch.cat(turned).reshape(-1, orientations * base.shape[2], *kernel)
 
 
 def _exact(product: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor) -> Tensor:
@@ -141,6 +165,14 @@ def _vmap_conv(
     return (y.squeeze(0) if single else y.movedim(1, 0)), 0
 
 
+def _vmap_expand(info: Any, in_dims: _Dims, weight: Tensor, orientations: int, mixing: Mixing) -> tuple[Tensor, int]:
+    """Filters do not meet each other: a batch of them is more filters."""
+    weight = weight.movedim(int(in_dims[0] or 0), 0)
+    expanded = circulant_expand(weight.flatten(0, 1), orientations, mixing)
+    by_filter = expanded.reshape(orientations, *weight.shape[:2], *expanded.shape[1:])
+    return by_filter.transpose(0, 1).flatten(1, 2), 0
+
+
 def _vmap_gemm(info: Any, in_dims: _Dims, x: Tensor, weight: Tensor) -> tuple[Tensor, int]:
     of_x, of_weight = in_dims
     if of_weight is None:
@@ -183,6 +215,7 @@ for _signature, _operator, _rule in (
         _channel_interaction,
         _vmap_interaction,
     ),
+    ("circulant_expand(Tensor weight, int orientations, str mixing) -> Tensor", _circulant_expand, _vmap_expand),
 ):
     _name = _signature.partition("(")[0]
     _LIBRARY.define(_signature)  # type: ignore[no-untyped-call]

@@ -47,7 +47,7 @@ def meaning(x: Array, *, extents: tuple[int, ...]) -> Array:
     """int32 or int64 of any shape -> the same, every index inside."""
     limit = np.array(extents, np.int64)
     counted = np.where(x < 0, np.maximum(x, -limit) + limit, np.minimum(x, limit - 1))
-    return counted.astype(x.dtype)
+    return counted.reshape(x.shape).astype(x.dtype)
 
 
 def call(x: relax.Expr, extents: Shape, span: tvm.ir.Span | None = None) -> relax.Call:

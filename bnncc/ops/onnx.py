@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from bnncc.ops import binarize, binary_conv, binary_gemm, channel_interaction
+from bnncc.ops import binarize, binary_conv, binary_gemm, channel_interaction, circulant_expand
 
 if TYPE_CHECKING:
     import onnx
@@ -22,7 +22,7 @@ class Operator(Protocol):
         """The signature."""
 
 
-OPERATORS: tuple[Operator, ...] = (binarize, binary_conv, binary_gemm, channel_interaction)
+OPERATORS: tuple[Operator, ...] = (binarize, binary_conv, binary_gemm, channel_interaction, circulant_expand)
 
 # Those that read packed weights as their second input, and signs or bits as their first.
 LAYERS = frozenset({binary_conv.NAME, binary_gemm.NAME})

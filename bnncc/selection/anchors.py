@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypedDict
+from typing import Literal, Protocol, TypedDict, cast
 
 import numpy as np
 from tvm import relax
 
+from bnncc import bitpack
 from bnncc.kernels.conv2d import Conv2d
 from bnncc.kernels.conv2d_int8 import Conv2dInt8
 from bnncc.kernels.dense import Dense
@@ -24,7 +25,7 @@ from bnncc.kernels.pad_bits import PadBits
 from bnncc.kernels.pool2d import Pool2d
 from bnncc.kernels.quantize import Quantize, interleaves
 from bnncc.kernels.xnor_conv2d import XnorConv2d
-from bnncc.ops import standard
+from bnncc.ops import circulant_expand, standard
 from bnncc.ops.channel_interaction import ChannelInteraction
 from bnncc.ops.conv2d_int8 import Conv2dInt8 as Conv2dInt8Call
 from bnncc.ops.expressions import dtype, extents, operator
@@ -35,7 +36,9 @@ from bnncc.ops.quantize import Quantize as QuantizeCall
 from bnncc.ops.threshold import Threshold as ThresholdCall
 from bnncc.ops.window import Window
 from bnncc.ops.xnor_conv2d import XnorConv2d as XnorConv2dCall
+from bnncc.selection import circulant
 from bnncc.selection.steps import Bits, Source, bit_layout
+from bnncc.targets.target import Target
 from bnncc.tir import epilogue as ep
 
 FLOAT_WEIGHTS = "weights are float32, not packed signs"
@@ -58,8 +61,18 @@ class Network(Protocol):
     def shape(self, name: str) -> tuple[int, ...]:
         """The extents of a value."""
 
+    @property
+    def target(self) -> Target:
+        """What is compiled for."""
+
     def channels(self, name: str) -> int:
         """The channels that packed bits hold, without those that only fill up words."""
+
+    def layout(self, name: str) -> ep.BitLayout | None:
+        """How packed bits lie, as far as that is known."""
+
+    def refuse(self, reason: str) -> None:
+        """Note why the layer is not computed as one might expect."""
 
     def before_transpose(self, name: str) -> str | None:
         """The NCHW value that `name` is the NHWC transpose of, if it is one."""
@@ -70,8 +83,10 @@ class Anchor:
     """One kernel before its epilogue is known.
 
     inputs: names of values, then constants as Relax has them, for the kernel's operands in order. dtype: of the values
-    that the epilogue starts from. result: the anchor's value as the epilogue sees it, 0, or bits. why_not: why it is no
-    binary layer; "" if it is one.
+    that the epilogue starts from. result: the anchor's value as the epilogue sees it, 0, or bits; where several calls
+    are one kernel, they are values 0, 1, ... why_not: why it is no binary layer; "" if it is one. fused: source
+    operators that the kernel does before its own. before: a kernel that runs first, on the same inputs, and its
+    constants; `kernel` reads what it gives in their place.
     """
 
     kernel: Kernel
@@ -80,10 +95,18 @@ class Anchor:
     dtype: str = "float32"
     result: int | Bits = 0
     why_not: str = NO_WEIGHTS
+    fused: tuple[str, ...] = ()
+    before: tuple[Kernel, tuple[Array, ...]] | None = None
 
 
 def xnor_conv2d(call: relax.Call, network: Network) -> Anchor:
     """R.bnncc.xnor_conv2d(b, w, offset, row_class, col_class, ...)."""
+    conv, anchor = _xnor_conv2d(call, network)
+    return _circulant(anchor, conv, network) or anchor
+
+
+def _xnor_conv2d(call: relax.Call, network: Network) -> tuple[XnorConv2d, Anchor]:
+    """Whatever its weights are."""
     conv = XnorConv2dCall.of(call)
     bits, window, groups = network.value(conv.bits), conv.window, conv.groups
     tables = (conv.weights, conv.offset, conv.row_class, conv.col_class)
@@ -102,13 +125,38 @@ def xnor_conv2d(call: relax.Call, network: Network) -> Anchor:
         bit_weight=conv.bit_weight,
         classes=(offset.shape[0], offset.shape[1]),
     )
-    return Anchor(kernel, (bits,), (weights, offset, rows, columns), dtype="int32", why_not="")
+    return kernel, Anchor(kernel, (bits,), (weights, offset, rows, columns), dtype="int32", why_not="")
 
 
-def interacted(anchor: Anchor, interactions: Sequence[relax.Call], network: Network) -> Anchor:
-    """R.bnncc.channel_interaction of the accumulators of a binary convolution, several in a row."""
-    conv, calls = anchor.kernel, [ChannelInteraction.of(call) for call in interactions]
-    assert isinstance(conv, XnorConv2d)
+def _circulant(anchor: Anchor, conv: XnorConv2d, network: Network) -> Anchor | None:
+    """The same convolution if its weights are circulant and a kernel computes that."""
+    weights, *tables = anchor.constants
+    base = circulant_expand.compress(bitpack.unpack(weights.astype(np.uint8), conv.in_channels))
+    if base is None:
+        return None
+    try:
+        if base.mixing == "oriented":
+            oriented, filters = circulant.oriented(conv, base, network.target)
+            return dataclasses.replace(
+                anchor, kernel=oriented, constants=(filters, *tables), fused=("circulant_expand",)
+            )
+        offset, rows, columns = (table.astype(np.int32) for table in tables)
+        layout = network.layout(anchor.inputs[0])
+        counts, filters, total, constants = circulant.shared(
+            conv, base, (offset, rows, columns), layout, network.target
+        )
+    except circulant.Refused as refused:
+        network.refuse(f"circulant weights are stored expanded: {refused}")
+        return None
+    return dataclasses.replace(
+        anchor, kernel=total, constants=constants, fused=("circulant_expand",), before=(counts, (filters,))
+    )
+
+
+def interacted(call: relax.Call, interactions: Sequence[relax.Call], network: Network) -> Anchor:
+    """R.bnncc.xnor_conv2d, and R.bnncc.channel_interaction of its accumulators, several in a row."""
+    conv, anchor = _xnor_conv2d(call, network)
+    calls = [ChannelInteraction.of(interaction) for interaction in interactions]
     tables = [network.constant(table).astype(np.int32) for each in calls for table in (each.up, each.down)]
     rounds = list(zip(tables[::2], tables[1::2], strict=True))
     room = capacity(rounds, anchor.constants[1], conv.bit_weight * 8 * conv.filter_bytes)
@@ -116,6 +164,18 @@ def interacted(anchor: Anchor, interactions: Sequence[relax.Call], network: Netw
     return dataclasses.replace(
         anchor, kernel=InteractedConv2d(**fields, capacity=room), constants=(*anchor.constants, *tables)
     )
+
+
+def merged(calls: Sequence[relax.Call], network: Network) -> Anchor:
+    """Several R.bnncc.xnor_conv2d of one input, window and extents, as one kernel."""
+    parts = [_xnor_conv2d(call, network)[1] for call in calls]
+    weights, offsets, _, _ = zip(*(part.constants for part in parts), strict=True)
+    most = max(parts, key=lambda part: cast(XnorConv2d, part.kernel).classes)
+    kernel = cast(XnorConv2d, most.kernel)
+    # One without border classes has the same offsets in all of them.
+    offset = np.concatenate([np.broadcast_to(o, (*kernel.classes, o.shape[2])) for o in offsets], axis=2)
+    constants = (np.concatenate(weights), offset, *most.constants[2:])
+    return dataclasses.replace(most, kernel=dataclasses.replace(kernel, parts=len(parts)), constants=constants)
 
 
 def conv2d(call: relax.Call, network: Network) -> Anchor:

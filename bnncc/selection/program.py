@@ -59,13 +59,15 @@ class Call:
 
 @dataclass
 class Program:
-    """inputs and outputs are names of values, in the order of the network's; kernels are known by their symbols."""
+    """inputs and outputs are names of values, in the order of the network's; kernels are known by their symbols.
+    refused: layers that are not computed as one might expect, and why."""
 
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     values: dict[str, Value] = field(default_factory=dict)
     kernels: dict[str, Scheduled | Legalised] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
 
     def root(self, name: str) -> str:
         """The value whose bytes `name` stands for."""

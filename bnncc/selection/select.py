@@ -9,7 +9,7 @@ from typing import cast
 
 import numpy as np
 import tvm
-from tvm import relax, tirx
+from tvm import relax
 
 from bnncc.kernels import check_indices
 from bnncc.kernels.copy import Copy
@@ -20,15 +20,17 @@ from bnncc.ops import spans, standard
 from bnncc.ops.channel_interaction import ChannelInteraction
 from bnncc.ops.check_indices import CheckIndices
 from bnncc.ops.expressions import array, extents, operator
+from bnncc.ops.xnor_conv2d import XnorConv2d
 from bnncc.runtime import abi
 from bnncc.runtime.artifact import Layer
 from bnncc.runtime.errors import OptionError
 from bnncc.selection import anchors
+from bnncc.selection.legalised import temporaries_to_params
 from bnncc.selection.program import Call, Legalised, Program, Value
 from bnncc.selection.steps import Collector, Source
 from bnncc.selection.task import Scheduled, Schedules, Task
 from bnncc.targets.target import Target
-from bnncc.tir.epilogue import Epilogue, Geometry
+from bnncc.tir.epilogue import BitLayout, Epilogue, Geometry, Output
 
 MOVES_DATA = "moves data only"
 Named = Source | list[Source]  # what a variable of main stands for
@@ -55,7 +57,7 @@ class _Selection:
         self.program = Program()
         self.names: dict[relax.Var, Named] = {}
         self.symbols: dict[Task, str] = {}
-        self.bit_channels: dict[str, int] = {}  # packed value -> the channels it holds
+        self.layouts: dict[str, BitLayout] = {}  # packed value -> how its bits lie
         self.planes: dict[str, str] = {}  # NHWC value -> the NCHW value it is the transpose of
 
     def run(self) -> Program:
@@ -149,36 +151,55 @@ class _Selection:
     def _fused(self, var: relax.Var, call: relax.Call) -> None:
         """One kernel: the anchor of a fused function, the steps after it, and what it stores."""
         func = self.module[call.op]
-        scope = _Scope(self, dict(zip(func.params, (self._source(argument) for argument in call.args), strict=True)))
+        arguments = (self._source(argument) for argument in call.args)
         bindings = [binding for block in func.body.blocks for binding in block.bindings]
         results = _results(func.body.body, bindings)
         steps = [(binding.var, binding.value) for binding in bindings if isinstance(binding.value, tvm.ir.Call)]
         first_var, first = steps[0]
         make = anchors.find(first)
+        name = spans.name_of(call) or spans.name_of(first)
+        scope = _Scope(self, dict(zip(func.params, arguments, strict=True)), name)
         start = first_var if make else anchors.loaded(first, scope)
-        anchor = make(first, scope) if make else anchors.elementwise(start, scope)
         rest = steps[1:] if make else steps
         interactions = list(itertools.takewhile(lambda step: ChannelInteraction.match(step[1]), rest))
+        convs = {var: step for var, step in steps if XnorConv2d.match(step)}
         if interactions:
-            anchor = anchors.interacted(anchor, [step for _, step in interactions], scope)
+            anchor = anchors.interacted(first, [step for _, step in interactions], scope)
             start, rest = interactions[-1][0], rest[len(interactions) :]
-        collector = Collector(anchor.kernel.output, scope.resolve, self.shape, dtypes=[anchor.dtype])
+        elif len(convs) > 1:
+            anchor = anchors.merged(list(convs.values()), scope)
+        else:
+            anchor = make(first, scope) if make else anchors.elementwise(start, scope)
+        collector = Collector(anchor.kernel.output, scope.resolve, self.shape, accumulators=max(1, len(convs)))
+        collector.dtypes = [anchor.dtype] * collector.accumulators
+        collector.values |= {conv: number for number, conv in enumerate(convs)}
         collector.values[start] = anchor.result
         collector.names += ["interaction"] * len(interactions)
         for step_var, step in rest:
             collector.add(step_var, step)
+        inputs = self._before(anchor, name)
         outputs = self._values(var)
         self._call(
             anchor.kernel,
             collector.epilogue(results),
-            anchor.inputs,
+            inputs,
             anchor.constants,
             tuple(collector.sources),
             outputs,
-            spans.name_of(call) or spans.name_of(first),
-            fused=tuple(collector.names),
+            name,
+            fused=(*anchor.fused, *collector.names),
             why_not=anchor.why_not,
         )
+
+    def _before(self, anchor: anchors.Anchor, name: str) -> tuple[str, ...]:
+        """Call the kernel that runs before an anchor's own, if there is one; the inputs of its own."""
+        if anchor.before is None:
+            return anchor.inputs
+        kernel, constants = anchor.before
+        dtype = kernel.results(Epilogue())[0].dtype
+        outputs = [self._value(relax.TensorType(list(astuple(kernel.output)), dtype))]
+        epilogue, name = Epilogue(outputs=(Output(0, dtype),)), f"{name}/{kernel.kind}"
+        return tuple(self._call(kernel, epilogue, anchor.inputs, constants, (), outputs, name, why_not=anchor.why_not))
 
     def _call(
         self,
@@ -198,7 +219,7 @@ class _Selection:
         schedule = cast(Scheduled, self.program.kernels[symbol]).schedule
         for value, output in zip(outputs, epilogue.outputs, strict=True):
             if output.bits is not None:
-                self.bit_channels[value] = output.bits.channels
+                self.layouts[value] = output.bits
         arguments_ = (*inputs, *kernel.arrange(constants, self.target, schedule), *params)
         filler = kernel.filler()
         self.program.calls.append(
@@ -262,7 +283,7 @@ class _Selection:
     def _call_tir(self, var: relax.Var, tir: standard.CallTir) -> None:
         """An operator that TVM legalised: its own loops, with temporaries lent by the arena."""
         global_var = tir.function
-        func, spaces = _temporaries_to_params(self.module[global_var])
+        func, spaces = temporaries_to_params(self.module[global_var])
         symbol = f"tvm_{global_var.name_hint}"
         self.program.kernels[symbol] = Legalised(func)
         inputs = tuple(self._source(operand) for operand in tir.tensors)
@@ -329,6 +350,7 @@ class _Scope:
 
     selection: _Selection
     params: dict[relax.Var, Source]
+    layer: str
 
     def resolve(self, expression: relax.Expr) -> Source:
         return self.params[expression] if expression in self.params else array(expression)
@@ -347,7 +369,18 @@ class _Scope:
         return self.selection.shape(name)
 
     def channels(self, name: str) -> int:
-        return self.selection.bit_channels[self.selection.program.root(name)]
+        return self.selection.layouts[self.selection.program.root(name)].channels
+
+    def layout(self, name: str) -> BitLayout | None:
+        root = self.selection.program.root(name)
+        return self.selection.layouts.get(root) if self.shape(root) == self.shape(name) else None
+
+    @property
+    def target(self) -> Target:
+        return self.selection.target
+
+    def refuse(self, reason: str) -> None:
+        self.selection.program.refused.append(f"{self.layer}: {reason}")
 
     def before_transpose(self, name: str) -> str | None:
         return self.selection.planes.get(name)
@@ -360,22 +393,3 @@ def _results(returned: relax.Expr, bindings: list[relax.Binding]) -> list[relax.
         returned = values[returned]
     fields = list(returned.fields) if isinstance(returned, relax.Tuple) else [returned]
     return [values.get(field, field) for field in fields]
-
-
-def _temporaries_to_params(func: tirx.PrimFunc) -> tuple[tirx.PrimFunc, tuple[int, ...]]:
-    """Turn the buffers that a function of TVM's allocates into parameters, and say their sizes in bytes: there is no
-    runtime to allocate them, and the stack of a thread is small."""
-    realize = func.body
-    block = realize.block
-    sizes = tuple(
-        int(np.prod([int(extent) for extent in buffer.shape], dtype=np.int64)) * np.dtype(str(buffer.dtype)).itemsize
-        for buffer in block.alloc_buffers
-    )
-    if not sizes:
-        return func, ()
-    bare = tvm.s_tir.SBlock(
-        block.iter_vars, block.reads, block.writes, block.name_hint, block.body, block.init, [], block.match_buffers,
-        block.annotations,
-    )  # fmt: skip
-    body = tvm.s_tir.SBlockRealize(realize.iter_values, realize.predicate, bare)
-    return tirx.PrimFunc([*func.params, *block.alloc_buffers], body, func.ret_type, func.attrs), sizes

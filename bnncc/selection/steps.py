@@ -35,12 +35,14 @@ class Bits:
 class Collector:
     """Reads the elementwise calls of one fused function, in order.
 
-    geometry: extents of the anchor's output. resolve: what a variable or constant is in the caller.
+    geometry: extents of the anchor's output. resolve: what a variable or constant is in the caller. accumulators: how
+    many values there are before the first step, convolutions that are one kernel.
     """
 
     geometry: ep.Geometry
     resolve: Callable[[relax.Expr], Source]
     shape_of: Callable[[str], tuple[int, ...]]
+    accumulators: int = 1
     sources: list[Source] = field(default_factory=list)
     params: list[ep.Param] = field(default_factory=list)
     steps: list[ep.Step] = field(default_factory=list)
@@ -53,11 +55,14 @@ class Collector:
         if padding := PadBits.match(call):
             self._pad(var, padding)
             return
+        if var in self.values:  # a convolution
+            self.names.append(operator(call).rpartition(".")[2])
+            return
         packing = packing_of(call)
         self.steps.append(self._comparison(packing) if packing else self._step(call))
         self.names.append(operator(call).rpartition(".")[2])
         self.dtypes.append("float32")
-        number = len(self.steps)
+        number = self.accumulators + len(self.steps) - 1
         self.values[var] = Bits(number, bit_layout(packing, self.geometry.channels)) if packing else number
 
     def epilogue(self, results: list[relax.Var]) -> ep.Epilogue:
@@ -69,7 +74,7 @@ class Collector:
                 outputs.append(ep.Output(value.value, "uint8", value.layout))
             else:
                 outputs.append(ep.Output(value, self.dtypes[value]))
-        return ep.Epilogue(tuple(self.params), tuple(self.steps), tuple(outputs))
+        return ep.Epilogue(tuple(self.params), tuple(self.steps), tuple(outputs), self.accumulators)
 
     def _step(self, call: relax.Call) -> ep.Step:
         """An operation of the table."""

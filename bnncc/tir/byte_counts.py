@@ -67,7 +67,8 @@ class Window:
 
     word_bytes: 1 where lanes are channels; those of a vector where they are bytes of the window.
     row, column: bytes in the input from a tap to the one below and to the one on its right. pixel, below: bytes from an
-    output pixel's window to that of the next pixel and to that of the pixel below.
+    output pixel's window to that of the next pixel and to that of the pixel below. same_weights: whether all taps have
+    the same ones.
     """
 
     kernel: tuple[int, int]
@@ -77,6 +78,7 @@ class Window:
     column: int
     pixel: int
     below: int
+    same_weights: bool = False
 
 
 def accumulate(
@@ -89,8 +91,10 @@ def accumulate(
     (rows, columns), loops = window.kernel, tile.loops
     lanes, total = target.popcount_lanes, rows * columns * window.words
     in_bytes = window.word_bytes > 1
+    # Words from the weights of one tap to the next, and of a vector.
+    tap_words, stored = (0, window.words) if window.same_weights else (window.words, total)
     # Bytes from the weights of one word to the next, and of one vector to the next.
-    next_word, next_vector = (tile.vectors * lanes, lanes) if in_bytes else (lanes, total * lanes)
+    next_word, next_vector = (tile.vectors * lanes, lanes) if in_bytes else (lanes, stored * lanes)
     # Rows of the window that are counted at a time.
     depth = rows if tile.rows > 1 and rows * min(columns, loops.columns) <= _FLUSH else 1
     everything, zero = ramp(0, lanes), tirx.const(0, "int32")
@@ -107,7 +111,7 @@ def accumulate(
     def count(row: Expr, first: int, end: int, word: Expr) -> None:
         """One word of each of the taps from column `first` to before `end` of `depth` rows of the window."""
         here = T.Bind(at + row * window.row + word * window.word_bytes)
-        weights_here = T.Bind(weights_at + (row * (columns * window.words) + word) * next_word)
+        weights_here = T.Bind(weights_at + (row * (columns * tap_words) + word) * next_word)
         values: dict[int, Expr] = {}
         for i, j in np.ndindex(depth, end - first):
             tap = i * window.row + (first + j) * window.column
@@ -118,7 +122,8 @@ def accumulate(
             values |= _read(window, target, bits, here, sorted(steps - values.keys()))
             for v in range(0, tile.vectors, loops.together):
                 vectors = range(v, min(v + loops.together, tile.vectors))
-                places = [u * next_vector + (i * columns + first + j) * window.words * next_word for u in vectors]
+                words = (i * columns + first + j) * tap_words
+                places = [u * next_vector + words * next_word for u in vectors]
                 factors = [load(weights, weights_here + place, lanes) for place in places]
                 # Step by step over all of them: in-order cores run best when dependent instructions lie apart.
                 mixed = [T.Bind(values[pixel + tap] ^ factor) for factor in factors for pixel in pixels]

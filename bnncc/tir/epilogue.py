@@ -5,7 +5,7 @@ plain data: parameters, steps, outputs. Any number of outputs is allowed, so one
 and the packed signs that the next binary layer reads. Tensors are NHWC.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,8 +26,8 @@ class Param:
 
 @dataclass(frozen=True)
 class Operand:
-    """What a step reads: ("value", i) the i-th value (0 is the accumulator, i the result of step i - 1),
-    ("param", i) the i-th parameter, or ("scalar", _, x) the constant x."""
+    """What a step reads: ("value", i) the i-th value (the accumulators, in most kernels one, then the results of the
+    steps), ("param", i) the i-th parameter, or ("scalar", _, x) the constant x."""
 
     kind: Literal["value", "param", "scalar"]
     index: int = 0
@@ -79,9 +79,12 @@ class Output:
 
 @dataclass(frozen=True)
 class Epilogue:
+    """accumulators: values that it begins with."""
+
     params: tuple[Param, ...] = ()
     steps: tuple[Step, ...] = ()
     outputs: tuple[Output, ...] = (Output(0, "float32"),)
+    accumulators: int = 1
 
     @property
     def layout(self) -> BitLayout:
@@ -141,7 +144,7 @@ def emit(
     geometry: Geometry,
     pixel: Pixel,
     channel: Expr,
-    accumulator: Expr,
+    accumulators: Sequence[Expr],
     lanes: int,
     valid: int,
     params: list[Buffer],
@@ -150,7 +153,8 @@ def emit(
 ) -> None:
     """Run the epilogue on `lanes` channels (the first `valid` exist) of one pixel, from `channel` on."""
     at = ((pixel.n * geometry.rows + pixel.y) * geometry.width + pixel.x) * geometry.channels + channel
-    values = [accumulator]
+    values = list(accumulators)
+    assert len(values) == epilogue.accumulators
     tensors: dict[int, Expr] = {}
 
     def operand(source: Operand, dtype: str) -> Expr:
@@ -190,7 +194,7 @@ def emit_pixels(
     """Run the epilogue on the same slice of channels of several pixels."""
     values = load_channels(epilogue, params, channel, lanes, valid)
     for pixel, accumulator in zip(pixels, accumulators, strict=True):
-        emit(epilogue, geometry, pixel, channel, accumulator, lanes, valid, params, values, outputs)
+        emit(epilogue, geometry, pixel, channel, [accumulator], lanes, valid, params, values, outputs)
 
 
 def _store_bits(

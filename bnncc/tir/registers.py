@@ -4,10 +4,13 @@ Buffers are flat. Local buffers of one vector each become registers, because LLV
 local array would not always be.
 """
 
+import numpy as np
 from tvm import tirx
 from tvm.tirx import Buffer as Buffer
 from tvm.tirx import Expr as Expr  # a Python number where TIR takes one, too
 from tvm.tirx.script.builder import ir as T
+
+_LINE = 64  # bytes of a cache line
 
 
 def ramp(index: Expr, lanes: int) -> Expr:
@@ -28,6 +31,15 @@ def cast(value: Expr, dtype: str, lanes: int) -> Expr:
 def local(dtype: str, lanes: int) -> Buffer:
     """A vector that lives in a register (or, when registers run out, on the stack)."""
     return T.alloc_buffer((lanes,), dtype, scope="local")
+
+
+def stack(dtype: str, count: int) -> tuple[Buffer, Expr]:
+    """Room for `count` values on the stack, and where to begin: at a cache line. Stacks are aligned to 16 bytes, and a
+    wider vector that lies in two lines takes two loads."""
+    size, address = np.dtype(dtype).itemsize, "int64"
+    room = T.alloc_buffer((count + _LINE // size,), dtype, scope="local")
+    past = T.bitwise_and(-T.reinterpret(address, T.address_of(room[0])), tirx.const(_LINE - 1, address))
+    return room, T.Bind(T.cast(T.shift_right(past, tirx.const(size.bit_length() - 1, address)), "int32"))
 
 
 def zeros(count: int, dtype: str, lanes: int) -> list[Buffer]:

@@ -12,6 +12,7 @@ from bnncc.tir import epilogue as ep
 from bnncc.tir.registers import Buffer, Expr
 from bnncc.tir.shares import Range, Share, balance, within
 
+Prepare = Callable[[Expr, Expr, int], None]  # (group, block, vectors), before the tiles of a block of channels
 SLICE = 8  # channels in one byte of packed signs: the least that an epilogue handles at a time
 
 
@@ -127,8 +128,14 @@ class Grid:
         """Units of the whole output, those of one image after those of the one before."""
         return self.output.batch * (self.bands if self.by_rows else self.groups * self.blocks)
 
-    def walk(self, share: Share, emit: Callable[[Expr, Expr, Expr, int, int, Expr, Expr], None]) -> None:
-        """Call `emit(n, group, block, vectors, channels, y, x)` for all tiles in the share."""
+    def walk(
+        self,
+        share: Share,
+        emit: Callable[[Expr, Expr, Expr, int, int, Expr, Expr], None],
+        prepare: Prepare | None = None,
+    ) -> None:
+        """Call `emit(n, group, block, vectors, channels, y, x)` for all tiles in the share, and `prepare` before
+        those of one block that come one after the other."""
         with T.serial(0, self.output.batch) as n, T.serial(0, self.groups) as group:
             bands: Range = (tirx.const(0, "int32"), tirx.const(self.bands, "int32"))
             only = None
@@ -137,7 +144,7 @@ class Grid:
             else:
                 only = share.of((n * self.groups + group) * self.blocks, self.blocks)
 
-            self.walk_bands(n, group, bands, emit, only)
+            self.walk_bands(n, group, bands, emit, only, prepare)
 
     def walk_bands(
         self,
@@ -146,11 +153,14 @@ class Grid:
         bands: Range,
         emit: Callable[[Expr, Expr, Expr, int, int, Expr, Expr], None],
         only: Range | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
         """`walk` within some bands of one group of one image. `only`: the tiles of channels to walk."""
         width, channels = self.output.width, self.output.channels // self.groups
 
         def walk_rows(block: Expr, vectors: int, count: int) -> None:
+            if prepare:
+                prepare(group, block, vectors)
             with T.serial(*bands) as band:
                 y = T.Bind(band * self.rows)
                 walk_row(width, self.pixels, lambda x: emit(n, group, block, vectors, count, y, x))
@@ -160,12 +170,13 @@ class Grid:
             return
         with T.serial(*bands) as band:
             y = T.Bind(band * self.rows)
-            walk_blocks(
-                channels,
-                self.lanes,
-                self.vectors,
-                lambda b, v, c: walk_row(width, self.pixels, lambda x: emit(n, group, b, v, c, y, x)),
-            )
+
+            def walk_pixels(block: Expr, vectors: int, count: int) -> None:
+                if prepare:
+                    prepare(group, block, vectors)
+                walk_row(width, self.pixels, lambda x: emit(n, group, block, vectors, count, y, x))
+
+            walk_blocks(channels, self.lanes, self.vectors, walk_pixels)
 
 
 def _serial(count: int, only: Range | None) -> ForFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from bnncc.runtime import atomic
 from bnncc.runtime.errors import InputError, OptionError
 
 FORMAT = 1
+MOST_BYTES = 1 << 20
 FIELDS = ("bytes", "instructions", "agreement", "accuracy")
 
 Figures = dict[str, float]
@@ -49,28 +51,50 @@ def limit(option: str, text: str, baseline: Figures, field: str) -> float:
     return float(text)
 
 
-def read_baseline(path: Path) -> Figures:
-    """The figures of a baseline file; none where there is no such file. InputError: it is damaged."""
+class Baseline:
+    """A JSON file of figures by model and target, of as many networks as one likes: read before, updated after.
+
+    path: of the file, which need not be there yet. InputError: it is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._models = _models(path)
+
+    def figures(self, model: str, target: str) -> Figures:
+        """Those of one network; none where it has none yet."""
+        return self._models.get(model, {}).get(target, {})
+
+    def update(self, model: str, target: str, figures: Figures) -> None:
+        """Write the file anew with these figures for one network; others keep theirs."""
+        shown = {name: int(value) if value == int(value) else value for name, value in figures.items()}
+        models = _models(self._path)
+        models.setdefault(model, {})[target] = shown
+        text = json.dumps({"format": FORMAT, "models": models}, indent=2, sort_keys=True)
+        atomic.write(self._path, (text + "\n").encode())
+
+
+def _models(path: Path) -> dict[str, dict[str, Figures]]:
     try:
-        found = json.loads(path.read_bytes()[: 1 << 20])
+        with path.open("rb") as file:
+            found = json.loads(file.read(MOST_BYTES))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: is no baseline ({error}); write it with --update-baseline") from error
-    figures = found.get("figures") if isinstance(found, dict) and found.get("format") == FORMAT else None
-    if not isinstance(figures, dict) or not all(
-        name in FIELDS and isinstance(value, int | float) and not isinstance(value, bool)
-        for name, value in figures.items()
+    models = found.get("models") if isinstance(found, dict) and found.get("format") == FORMAT else None
+    if not isinstance(models, dict) or not all(
+        isinstance(targets, dict) and all(map(_are_figures, targets.values())) for targets in models.values()
     ):
         raise InputError(f"{path}: is no baseline of format {FORMAT}; write it with --update-baseline")
-    return {name: float(value) for name, value in figures.items()}
+    return models
 
 
-def write_baseline(path: Path, target: str, figures: Figures) -> None:
-    """Write the figures beside the model, to be kept with it."""
-    shown = {name: int(value) if value == int(value) else value for name, value in figures.items()}
-    text = json.dumps({"format": FORMAT, "target": target, "figures": shown}, indent=2)
-    atomic.write(path, (text + "\n").encode())
+def _are_figures(found: object) -> bool:
+    return isinstance(found, dict) and all(
+        name in FIELDS and isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+        for name, value in found.items()
+    )
 
 
 def _shown(number: float) -> str:

@@ -24,7 +24,7 @@ import numpy as np
 
 from bnncc import bitpack
 from bnncc.ops import ONNX_DOMAIN, ONNX_VERSION
-from bnncc.ops.onnx import functions
+from bnncc.ops.onnx import LAYERS, functions
 from bnncc.runtime.array import Array
 
 if TYPE_CHECKING:
@@ -116,6 +116,43 @@ class Network:
         return found
 
 
+@dataclass(frozen=True)
+class Sign:
+    """How a tensor is binarised. layer: the first binary layer that it feeds, or the Binarize itself."""
+
+    layer: str
+    unipolar: bool
+    threshold: float
+
+    def of(self, x: Array) -> Array:
+        """bool of the same shape."""
+        found: Array = x > np.float32(self.threshold) if self.unipolar else x >= 0
+        return found
+
+
+def signed(model: onnx.ModelProto) -> dict[str, Sign]:
+    """The tensors that are binarised, but for the network's inputs, in its order."""
+    network = Network(model)
+    found = {}
+    for name in sorted(network.binarized & network.maker.keys(), key=lambda name: network.maker[name]):
+        index = min(i for i in network.readers[name] if _is(network.nodes[i], "Binarize"))
+        fed = (i for i, node in enumerate(network.nodes) if _is(node, "BinaryConv", "BinaryGemm"))
+        layer = next((i for i in fed if index in network.signs_of(network.nodes[i].input[0])), index)
+        found[name] = Sign(network.label(layer), *_binarized(network.nodes[index]))
+    return found
+
+
+def with_outputs(model: onnx.ModelProto, names: Iterable[str], values: Mapping[str, Array]) -> onnx.ModelProto:
+    """The model with further outputs, of the shapes of `values`."""
+    import onnx
+
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    known = {output.name for output in made.graph.output}
+    made.graph.output.extend(_info(name, values[name]) for name in names if name not in known)
+    return made
+
+
 def watched(model: onnx.ModelProto) -> list[str]:
     """The tensors of the network that segments are given."""
     network = Network(model)
@@ -128,7 +165,7 @@ def segments(model: onnx.ModelProto, values: Mapping[str, Array]) -> list[Segmen
     found: list[Segment] = []
     probed: set[str] = set()
     for index, node in enumerate(network.nodes):
-        if not _is(node, "BinaryConv", "BinaryGemm"):
+        if not _is(node, *LAYERS):
             continue
         signs = network.signs_of(node.input[0])
         own = {network.nodes[i].input[0] for i in signs}
@@ -223,8 +260,7 @@ def _signs(network: Network, index: int, signs: list[int], prefix: str) -> Segme
         checks = [Check(output, "sums", network.label(index))]
         return _renamed(network, nodes, stops, prefix, checks + _read_elsewhere(network, nodes, {output}))
     probe, weight = _probe(layer, attributes, channels, groups, f"{fed}/probe")
-    limit = _attributes(last).get("threshold", 0.0) if _integer(_attributes(last), "unipolar", 0) else 0.0
-    assert isinstance(limit, float)
+    _, limit = _binarized(last)
     source = last.input[0] if list(last.output) == [fed] else ""
     checks = [Check(probe.output[0], "signs", network.label(index), source, limit, channels, groups)]
     # What lies between the last sign and the layer is read packed, by other binary layers too.
@@ -309,6 +345,14 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Number | list[int]]:
     from onnx import helper
 
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def _binarized(node: onnx.NodeProto) -> tuple[bool, float]:
+    """Whether a Binarize is unipolar, and the threshold."""
+    attributes = _attributes(node)
+    unipolar, threshold = bool(_integer(attributes, "unipolar", 0)), attributes.get("threshold", 0.0)
+    assert isinstance(threshold, float)
+    return unipolar, threshold if unipolar else 0.0
 
 
 def _integer(attributes: Mapping[str, Number | list[int]], name: str, default: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from xml.etree import ElementTree as xml
 
@@ -35,6 +36,7 @@ def as_json(found: Verification, gates: Sequence[Gate], figures: Figures, case: 
             }
             for stage in found.stages
         ],
+        "traces": [_finite(dataclasses.asdict(each) | {"explained": each.explained}) for each in found.traces],
         "failure": {"stage": failure.stage, "case": case, **_difference(failure.difference)} if failure else None,
         "figures": dict(figures),
         "gates": [
@@ -62,6 +64,7 @@ def sentences(found: Verification) -> list[str]:
         "behind"
         for each in scores.changed[:MOST_LISTED]
     ]
+    lines += [f"  {each}" for each in sorted(found.traces, key=lambda each: each.explained)[:MOST_LISTED]]
     if found.canonical:
         lines.append(f"operators rewritten to ours: scores change by at most {found.canonical.largest:.3g}")
     if found.stages:
@@ -140,7 +143,7 @@ def _scores(scores: Scores) -> dict[str, object]:
         "agreement": _rate(scores.agreement) if scores.agreement else None,
         "top1": [_rate(rate) for rate in scores.top1] if scores.top1 else None,
         "top5": [_rate(rate) for rate in scores.top5] if scores.top5 else None,
-        "changed": [dataclasses.asdict(each) for each in scores.changed[:MOST_LISTED]],
+        "changed": [_finite(dataclasses.asdict(each)) for each in scores.changed[:MOST_LISTED]],
     }
 
 
@@ -156,12 +159,17 @@ def _difference(difference: Difference) -> dict[str, object]:
         "differ": difference.differ,
         "largest": _finite(difference.largest),
         "excused": difference.excused,
-        "flips": [dataclasses.asdict(flip) for flip in difference.flips],
+        "flips": [_finite(dataclasses.asdict(flip)) for flip in difference.flips],
     }
 
 
-def _finite(number: float) -> float | None:
-    return number if abs(number) < float("inf") else None
+def _finite(value: object) -> object:
+    """The same with None for every number that JSON has no word for."""
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _cell(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,18 +65,14 @@ class Scores:
 
 def compare(before: dict[str, Array], after: dict[str, Array], labels: Array | None) -> Scores:
     """before and after: outputs by name, samples along the first axis; the first of shape [samples, classes] is what
-    answers are taken of. relative: the largest difference over the largest number of that output."""
+    answers are taken of."""
     gaps = {name: _gaps(want, after[name]) for name, want in before.items()}
     largest = max((float(gap.max(initial=0.0)) for gap in gaps.values()), default=0.0)
     mean = float(np.mean([gap.mean() for gap in gaps.values() if gap.size] or [0.0]))
-    relative = max(
-        (float(gap.max(initial=0.0)) / (float(np.abs(np.nan_to_num(before[n].astype(float))).max(initial=0.0)) or 1.0))
-        for n, gap in gaps.items()
-    )
     samples = max(len(array) for array in before.values())
     name = next((n for n, a in before.items() if a.ndim == 2 and a.shape[1] > 1 and a.dtype.kind == "f"), None)
     if name is None:
-        return Scores(samples, largest, mean, relative, None, (), None, None)
+        return Scores(samples, largest, mean, relative(before, after), None, (), None, None)
     want, got = before[name], after[name]
     first, second = want.argmax(1), got.argmax(1)
     scale = float(np.abs(np.nan_to_num(want)).max()) or 1.0
@@ -88,12 +85,22 @@ def compare(before: dict[str, Array], after: dict[str, Array], labels: Array | N
         samples,
         largest,
         mean,
-        relative,
+        relative(before, after),
         Rate(samples - len(changed), samples),
         changed,
         (top[0][0], top[0][1]) if top else None,
         (top[1][0], top[1][1]) if top and want.shape[1] > 5 else None,
     )
+
+
+def relative(before: Mapping[str, Array], after: Mapping[str, Array]) -> float:
+    """The largest difference as a part of the largest number of its output."""
+    return max((_relative(want, after[name]) for name, want in before.items()), default=0.0)
+
+
+def _relative(want: Array, got: Array) -> float:
+    largest = float(np.abs(np.nan_to_num(want.astype(np.float64))).max(initial=0.0))
+    return float(_gaps(want, got).max(initial=0.0)) / (largest or 1.0)
 
 
 def _gaps(want: Array, got: Array) -> Array:

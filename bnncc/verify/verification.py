@@ -25,11 +25,14 @@ from bnncc.verify.case import Case, shrink
 from bnncc.verify.compare import Difference, compare
 from bnncc.verify.reference import Reference
 from bnncc.verify.scores import Scores
+from bnncc.verify.trace import Trace, trace
 
 if TYPE_CHECKING:
     import onnx
 
     from bnncc.targets.target import Target
+
+Runs = list[dict[str, Array]]
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ class Failure:
 class Verification:
     """Everything that was found. where: what ran the machine code. runs: how many runs of a batch layers were compared
     on. canonical: the model that other people's operators were rewritten to, beside the source; None where nothing was
-    rewritten. bytes: of the artifact's file. notes: what was not compared."""
+    rewritten. traces: of every run whose scores moved, where all layers are right. bytes: of the artifact's file.
+    notes: what was not compared."""
 
     model: str
     target: str
@@ -71,6 +75,7 @@ class Verification:
     canonical: Scores | None
     stages: tuple[StageResult, ...]
     failure: Failure | None
+    traces: tuple[Trace, ...]
     artifact: Artifact
     bytes: int
     notes: tuple[str, ...]
@@ -115,14 +120,17 @@ def verify(
     notes = _check_artifact(artifact, Path(model), where) if artifact else []
     samples, count, labels = _samples(data, compiled)
     rewritten = canonical if rewrites else None
-    outputs, kept = _end_to_end(source, rewritten, compiled, chosen, options, samples, progress)
-    before, after, between = ({name: array[:count] for name, array in each.items()} for each in outputs)
+    kept, *outputs = _end_to_end(source, rewritten, compiled, chosen, options, samples, progress)
+    before, after, between = (_joined(each, count) for each in outputs)
     found: tuple[StageResult, ...] = ()
+    traces: tuple[Trace, ...] = ()
     failure = None
     if compiled.manifest.calibration:
         notes.append("layers were not compared: 8-bit convolutions are not what the model says, by choice")
     elif layer_runs:
         found, failure = _layers(canonical, kept[:layer_runs], chosen, options, passes, progress)
+        if not failure:
+            traces = trace(canonical, kept, outputs[0], outputs[1], chosen, options, progress)
     return Verification(
         model=str(model),
         target=chosen.name,
@@ -133,6 +141,7 @@ def verify(
         canonical=scores.compare(before, between, labels) if rewrites else None,
         stages=found,
         failure=failure,
+        traces=traces,
         artifact=compiled,
         bytes=_size(compiled),
         notes=tuple(notes),
@@ -179,8 +188,8 @@ def _end_to_end(
     options: Options,
     samples: Samples,
     progress: Progress,
-) -> tuple[list[dict[str, Array]], list[dict[str, Array]]]:
-    """Outputs of the source, the machine code and the canonical model on all samples; and the inputs of each run."""
+) -> tuple[Runs, Runs, Runs, Runs]:
+    """Of each run the inputs, and the outputs of the source, of the machine code and of the canonical model."""
     from bnncc.runtime.model import load
 
     reference = Reference(source)
@@ -200,12 +209,12 @@ def _end_to_end(
     else:
         with execute.machine_code(source, target, options) as emulated:
             run_all(emulated, f"samples under {execute.where(target)}")
-    return [_joined(runs) for runs in (before, after, between)], kept
+    return kept, before, after, between
 
 
-def _joined(runs: list[dict[str, Array]]) -> dict[str, Array]:
-    """Outputs of all runs, one behind the other."""
-    return {name: np.concatenate([np.atleast_1d(run[name]) for run in runs]) for name in runs[0]}
+def _joined(runs: Runs, count: int) -> dict[str, Array]:
+    """The first `count` outputs of all runs, one behind the other."""
+    return {name: np.concatenate([np.atleast_1d(run[name]) for run in runs])[:count] for name in runs[0]}
 
 
 def _layers(

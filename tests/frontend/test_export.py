@@ -33,7 +33,7 @@ def binarised_values(module: nn.Module, x: Tensor) -> tuple[list[Array], Array]:
     return seen, output
 
 
-LARGE = {"bireal_resnet18", "quicknet", "reactnet18"}
+LARGE = {"bireal_resnet18", "quicknet", "reactnet18", "reactnet_a"}
 
 
 @pytest.mark.parametrize(

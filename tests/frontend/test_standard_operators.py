@@ -132,6 +132,7 @@ def assert_exported(module: nn.Module, shape: tuple[int, ...], path: Path) -> No
     ("op", "x", "weights", "attributes"),
     [
         ("Gather", quarters(1, 3, 4, 4), {"i": np.array([0, -2], np.int32)}, {"axis": 3}),
+        ("Gather", quarters(1, 3, 4, 4), {"i": np.array(-2)}, {"axis": 2}),
         ("Clip", np.arange(-5, 5), {"a": np.int64(-2), "b": np.int64(3)}, {}),
         ("Clip", np.array([INF, -INF, 1], np.float32), {"a": np.float32(0)}, {}),
         ("OneHot", np.array([[0, -1], [2, 7]]), {"d": np.int64(3), "v": np.array([0, 2], np.float32)}, {}),
@@ -159,9 +160,18 @@ _NEAREST = [
     (coordinates, rounding)
     for coordinates in ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel", "half_pixel_symmetric")
     for rounding in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
-    # Places that are whole numbers but for a rounding error: onnxruntime's errors are others.
+    # These are refused where a place is a whole number but for a rounding error: onnxruntime's errors are others.
     if coordinates != "half_pixel_symmetric" or rounding.startswith("round")
 ]
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("coordinates", ["half_pixel", "asymmetric", "half_pixel_symmetric"])
+def test_scales_that_keep_every_size(mode: str, coordinates: str) -> None:
+    """onnxruntime then gives the input, where the formula would move it."""
+    modes = {"coordinate_transformation_mode": coordinates, "mode": mode, "nearest_mode": "floor"}
+    x, scales = np.arange(12, dtype=np.float32).reshape(1, 1, 4, 3), np.array([1, 1, 1.2, 1.3], np.float32)
+    check([node("Resize", ["x", "", "s"], "y", **modes)], x, {"s": scales}, opset=19)
 
 
 @pytest.mark.parametrize(("coordinates", "rounding"), _NEAREST)
@@ -177,6 +187,9 @@ def test_the_nearest_place(coordinates: str, rounding: str) -> None:
     ("nodes", "shape", "weights", "message"),
     [
         ([node("Resize", ["x", "", "s"], "y", antialias=1)], (1, 1, 4, 4), {"s": np.ones(4, np.float32)}, "antialias"),
+        ([node("Resize", ["x", "", "", "s"], "y", mode="nearest", nearest_mode="floor",
+               coordinate_transformation_mode="half_pixel_symmetric")], (1, 1, 3, 4), {"s": np.array([1, 1, 11, 4])},
+         "axis 2: a place falls on a whole number"),
         ([node("ConvTranspose", ["x", "w"], "y", output_shape=[8, 8])], (1, 2, 4, 4), {"w": quarters(2, 1, 3, 3)},
          "output_shape"),
         ([node("LpPool", ["x"], "y", kernel_shape=[3, 3], ceil_mode=1)], (1, 2, 4, 4), {}, "ceil_mode is 1"),

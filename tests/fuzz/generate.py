@@ -18,7 +18,7 @@ import onnx
 from onnx import helper, numpy_helper, shape_inference
 
 from bnncc.ops import ONNX_DOMAIN, ONNX_VERSION
-from bnncc.ops.onnx import functions as bodies
+from bnncc.ops import onnx as operators
 
 Array = npt.NDArray[Any]
 
@@ -179,7 +179,7 @@ class Graph:
         )
         ours = any(node.domain for node in self.nodes)
         domains = [helper.make_opsetid("", self.opset)] + [helper.make_opsetid(ONNX_DOMAIN, ONNX_VERSION)] * ours
-        functions = bodies() if ours else []
+        functions = operators.functions() if ours else []
         return helper.make_model(graph, opset_imports=domains, ir_version=10, functions=functions)
 
     def roughness(self) -> float:

@@ -14,7 +14,7 @@ from bnncc.nn.layer import BinaryLayer
     [
         "digits_net",
         "bireal_resnet20",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("vgg_small", "quicknet", "reactnet18")),
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("vgg_small", "quicknet", "reactnet18", "reactnet_a")),
     ],
 )
 def test_classes_and_gradients(name: str) -> None:
@@ -46,6 +46,20 @@ def test_classes_and_gradients(name: str) -> None:
             16,
             9 * (4 * 64**2 + 64 * 128 + 3 * 128**2 + 128 * 256 + 3 * 256**2 + 256 * 512 + 3 * 512**2),
         ),
+        (
+            "reactnet_a",
+            13 + 13 + 5,  # the width doubles five times
+            9 * (32**2 + 64**2 + 2 * 128**2 + 2 * 256**2 + 6 * 512**2 + 1024**2)
+            + 32 * 64
+            + 64 * 128
+            + 128**2
+            + 128 * 256
+            + 256**2
+            + 256 * 512
+            + 5 * 512**2
+            + 512 * 1024
+            + 1024**2,
+        ),
         ("quicknet", 16, 9 * 4 * (64**2 + 128**2 + 256**2 + 512**2)),
     ],
 )
@@ -61,6 +75,6 @@ def test_what_is_binary(name: str, layers: int, weights: int) -> None:
 def test_borders_are_those_of_the_papers() -> None:
     borders = {
         name: {m.pad_value for m in MODELS[name][0]().modules() if isinstance(m, BinaryConv2d)}
-        for name in ("bireal_resnet18", "reactnet18", "quicknet")
+        for name in ("bireal_resnet18", "reactnet18", "reactnet_a", "quicknet")
     }
-    assert borders == {"bireal_resnet18": {0.0}, "reactnet18": {0.0}, "quicknet": {1.0}}
+    assert borders == {"bireal_resnet18": {0.0}, "reactnet18": {0.0}, "reactnet_a": {0.0}, "quicknet": {1.0}}

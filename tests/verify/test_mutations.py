@@ -1,7 +1,7 @@
 """Passes and kernels, broken on purpose: each is caught, and named as the first that differs."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tvm
+import tvm_ffi
 from tvm import relax
 from tvm.tirx.script.builder import ir as T
 
@@ -30,94 +32,12 @@ from bnncc.passes import (
 )
 from bnncc.selection import steps
 from bnncc.tir import epilogue
+from bnncc.verify import stages
 from bnncc.verify.execute import MACHINE_CODE
 from bnncc.verify.verification import verify
-from tests.onnxmodels import binary, model, node
+from tests.verify.networks import NETWORKS
 
 Patch = pytest.MonkeyPatch
-ONES = {"strides": [1, 1], "dilations": [1, 1]}
-
-
-def signs(rng: np.random.Generator, *shape: int) -> np.ndarray[Any, Any]:
-    return bitpack.pack(rng.integers(0, 2, shape).astype(bool))
-
-
-def norm(rng: np.random.Generator, name: str, channels: int, weights: dict[str, Any]) -> list[str]:
-    values = {
-        "gamma": rng.choice([-1.5, -0.75, 0.5, 1.25], channels),
-        "beta": rng.standard_normal(channels),
-        "mean": 2 * rng.standard_normal(channels),
-        "var": rng.uniform(0.1, 0.5, channels),
-    }
-    weights |= {f"{name}_{key}": value.astype(np.float32) for key, value in values.items()}
-    return [f"{name}_{key}" for key in values]
-
-
-def straight() -> bytes:
-    """Binary layers in a row: border on one side more than on the other, norm, pool, groups, scales, dense."""
-    rng = np.random.default_rng(0)
-    weights: dict[str, Any] = {
-        "w1": signs(rng, 16, 9, 8),
-        "w2": signs(rng, 16, 9, 16),
-        "w3": signs(rng, 16, 9, 8),
-        "w4": signs(rng, 8, 1, 16),
-        "w5": signs(rng, 10, 8 * 16),
-        "scale": rng.choice([-2.0, -1.0, 1.0, 2.0], (16, 1, 1)).astype(np.float32),
-        "negative": np.full((8, 1, 1), -2.0, np.float32),
-    }
-    nodes = [
-        binary("Binarize", ["x"], "s1"),
-        binary("BinaryConv", ["s1", "w1"], "conv1", channels=8, kernel_shape=[3, 3], pads=[1, 2, 0, 1], **ONES),
-        node("BatchNormalization", ["conv1", *norm(rng, "n1", 16, weights)], "norm1", epsilon=2.0),
-        binary("Binarize", ["norm1"], "s2"),
-        binary("BinaryConv", ["s2", "w2"], "conv2", channels=16, kernel_shape=[3, 3], pads=[1, 1, 1, 1], **ONES),
-        node("MaxPool", ["conv2"], "pool", kernel_shape=[2, 2], strides=[2, 2]),
-        node("Mul", ["pool", "scale"], "scaled"),
-        binary("Binarize", ["scaled"], "s3"),
-        binary(
-            "BinaryConv", ["s3", "w3"], "conv3", channels=8, kernel_shape=[3, 3], pads=[1, 1, 1, 1], group=2, **ONES
-        ),
-        binary("Binarize", ["conv3"], "s4"),
-        binary("BinaryConv", ["s4", "w4"], "conv4", channels=16, kernel_shape=[1, 1], pads=[0, 0, 0, 0], **ONES),
-        node("Mul", ["conv4", "negative"], "falling"),
-        binary("Binarize", ["falling"], "s5"),
-        node("Flatten", ["s5"], "flat"),
-        binary("BinaryGemm", ["flat", "w5"], "y", channels=8 * 16),
-    ]
-    content: bytes = model(nodes, weights, (1, 8, 9, 8), rank=2).SerializeToString()
-    return content
-
-
-def branches() -> bytes:
-    """A float stem, PReLU, a residual, {0, 1}, a concatenation."""
-    rng = np.random.default_rng(1)
-    weights: dict[str, Any] = {
-        "w0": rng.standard_normal((16, 8, 3, 3)).astype(np.float32),
-        "w1": signs(rng, 16, 9, 16),
-        "w2": signs(rng, 16, 9, 16),
-        "w3": signs(rng, 8, 1, 32),
-        "slope": rng.uniform(0.1, 2.0, (16, 1, 1)).astype(np.float32),
-        "bias": rng.standard_normal((16, 1, 1)).astype(np.float32),
-    }
-    same = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], **ONES}
-    nodes = [
-        node("Conv", ["x", "w0"], "stem", kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
-        binary("Binarize", ["stem"], "s1"),
-        binary("BinaryConv", ["s1", "w1"], "conv1", channels=16, **same),
-        node("PRelu", ["conv1", "slope"], "prelu"),
-        node("Add", ["prelu", "bias"], "shifted"),
-        node("Add", ["shifted", "stem"], "residual"),
-        binary("Binarize", ["residual"], "bits", unipolar=1, threshold=0.5),
-        binary("BinaryConv", ["bits", "w2"], "conv2", channels=16, **same),
-        node("Concat", ["conv2", "residual"], "both", axis=1),
-        binary("Binarize", ["both"], "s3"),
-        binary("BinaryConv", ["s3", "w3"], "y", channels=32, kernel_shape=[1, 1], pads=[0, 0, 0, 0], **ONES),
-    ]
-    content: bytes = model(nodes, weights, (1, 8, 9, 8)).SerializeToString()
-    return content
-
-
-NETWORKS = {"straight": straight, "branches": branches}
 
 
 @dataclass(frozen=True)
@@ -239,9 +159,19 @@ def step_dropped(patch: Patch) -> None:
 def thresholds_exclusive(patch: Patch) -> None:
     """A kernel compares with > where >= is meant."""
     made = dict(epilogue._COMPARISONS)
-    made["at_least"] = lambda a, least, lanes: a > least
-    made["threshold"] = lambda a, lo, hi, lanes: T.bitwise_and(a > lo, a <= hi)
+    made["at_least"] = lambda a, least: a > least
+    made["threshold"] = lambda a, lo, hi: T.bitwise_and(a > lo, a <= hi)
     patch.setattr(epilogue, "_COMPARISONS", made)
+
+
+def stride_forgotten(patch: Patch) -> None:
+    """A kernel takes every row where every other is meant."""
+    original = XnorConv2d.first_tap
+
+    def first_tap(self: Any, *place: Any) -> Any:
+        return original(dataclasses.replace(self, strides=(1, self.strides[1])), *place)
+
+    patch.setattr(XnorConv2d, "first_tap", first_tap)
 
 
 def filters_rolled(patch: Patch) -> None:
@@ -293,7 +223,7 @@ MUTATIONS = [
     Mutation("float taps transposed", "branches", "bnncc.ToNHWC", ("conv1", "stem"), conv_taps_transposed),
     Mutation(
         "order of a dense layer's taps",
-        "straight",
+        "dense",
         "bnncc.DenseAsConv",
         ("y",),
         weights_seen_as(dense_as_conv, lambda w: w[..., ::-1]),
@@ -302,10 +232,10 @@ MUTATIONS = [
         "sign before a max-pool, not flipped",
         "straight",
         "bnncc.SignBeforeMaxPool",
-        ("conv3",),
+        ("y",),
         wrapped(sign_before_max_pool, "_direction", lambda d: None if d is None else np.abs(d)),
     ),
-    Mutation("negative scale dropped", "straight", "bnncc.DropScaleBeforeSign", ("y", "conv3"), scale_always_dropped),
+    Mutation("negative scale dropped", "dense", "bnncc.DropScaleBeforeSign", ("y",), scale_always_dropped),
     Mutation(
         "wrong border class",
         "straight",
@@ -350,6 +280,7 @@ MUTATIONS = [
         step_dropped,
     ),
     Mutation("> for >= in a kernel", "straight", MACHINE_CODE, ("conv2",), thresholds_exclusive),
+    Mutation("a forgotten stride in a kernel", "straight", MACHINE_CODE, ("y",), stride_forgotten),
     Mutation("filters one place off", "straight", MACHINE_CODE, ("conv1",), filters_rolled),
     Mutation("per-channel numbers one off", "straight", MACHINE_CODE, ("conv1", "conv2"), parameters_rolled),
 ]
@@ -360,6 +291,25 @@ def check(network: str, folder: Path) -> Any:
     path.write_bytes(NETWORKS[network]())
     x = np.random.default_rng(2).standard_normal((1, 8, 9, 8)).astype(np.float32)
     return verify(path, {"x": x})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once() -> Iterator[None]:
+    """Stages in front of a mutation are the same in every test: TVM compiles each once."""
+    known: dict[int, list[tuple[tvm.IRModule, stages.Executable]]] = {}
+    original = stages.Executable
+
+    def executable(module: tvm.IRModule) -> stages.Executable:
+        same = known.setdefault(tvm_ffi.structural_hash(module), [])
+        for other, made in same:
+            if tvm_ffi.structural_equal(module, other):
+                return made
+        same.append((module, original(module)))
+        return same[-1][1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "Executable", executable)
+        yield
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
+NETWORK = ROOT / "tests" / "gate" / "digits.onnx"
 SOURCES = ("bnncc", "passes", "targets", "pyproject.toml", "README.md", "LICENSE")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")  # those that TVM has a wheel for
 Install = Callable[..., Path]
@@ -72,7 +73,7 @@ def install() -> Iterator[Install]:
 def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, npt.NDArray[Any]]:
     """The artifact that this environment makes of the stored network, and its scores here."""
     path = tmp_path_factory.mktemp("digits") / "digits.bnn"
-    bnncc.compile(HERE / "digits.onnx").save(path)
+    bnncc.compile(NETWORK).save(path)
     (y,) = bnncc.load(path).run(np.load(HERE / "digits.npz")["x"]).values()
     return path, y
 
@@ -118,6 +119,6 @@ def test_compiles_and_runs(
     python = next(filter(None, map(find_python, reversed(PYTHONS))), sys.executable)
     interpreter = install(python, f"{wheel}[compile]", "--constraint", ROOT / "constraints.txt")
     made = tmp_path / "digits.bnn"
-    run(interpreter, "-m", "bnncc", "compile", HERE / "digits.onnx", "--target", "native", "--no-cache", "-o", made)
+    run(interpreter, "-m", "bnncc", "compile", NETWORK, "--target", "native", "--no-cache", "-o", made)
     run(interpreter, HERE / "run_digits.py", made, tmp_path / "y.npy")
     assert np.load(tmp_path / "y.npy").tobytes() == digits[1].tobytes()

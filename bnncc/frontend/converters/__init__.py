@@ -23,6 +23,7 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("bnncc", "BinaryConv"): binary.binary_conv,
     ("bnncc", "BinaryGemm"): binary.binary_gemm,
     ("bnncc", "ChannelInteraction"): binary.interaction,
+    ("bnncc", "CirculantExpand"): binary.circulant_expand,
     ("", "Conv"): images.conv,
     ("", "BatchNormalization"): images.batch_normalization,
     ("", "PRelu"): images.prelu,

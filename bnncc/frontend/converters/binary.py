@@ -10,8 +10,10 @@ from bnncc import bitpack
 from bnncc.frontend import pads as padding
 from bnncc.frontend.converters.heights import with_height, without_height
 from bnncc.frontend.node import Node
+from bnncc.frontend.onnx_file import check_extents
 from bnncc.ops import binarize as binarize_op
 from bnncc.ops import binary_conv2d, channel_interaction
+from bnncc.ops import circulant_expand as rotations
 from bnncc.runtime.errors import ModelError
 
 # Attributes by operator: name -> whether it must be given.
@@ -28,9 +30,16 @@ ATTRIBUTES: dict[str, dict[str, bool]] = {
     },
     "BinaryGemm": {"channels": True},
     "ChannelInteraction": {},
+    "CirculantExpand": {"channels": True, "orientations": True, "mixing": True},
 }
 # How many inputs each takes.
-INPUTS = {"Binarize": 1, "BinaryConv": 2, "BinaryGemm": 2, "ChannelInteraction": 3}
+INPUTS = {
+    "Binarize": 1,
+    "BinaryConv": 2,
+    "BinaryGemm": 2,
+    "ChannelInteraction": 3,
+    "CirculantExpand": 1,
+}
 
 
 def binarize(node: Node) -> relax.Expr:
@@ -51,7 +60,7 @@ def binary_conv(node: Node) -> relax.Expr:
     if pad_value not in (-1.0, 0.0, 1.0):
         raise ModelError(f"pad_value is {pad_value}, allowed: -1, 0, 1")
     _check_float32(node)
-    w = _packed_weight(node, channels, rank=3)
+    w = _packed_weight(node, 1, channels, rank=3)
     if group < 1 or channels * group != node.shape(0)[1] or w.shape[0] % group:
         raise ModelError(
             f"{channels} channels x {group} groups, {w.shape[0]} filters; input has {node.shape(0)[1]} channels"
@@ -71,7 +80,7 @@ def binary_conv(node: Node) -> relax.Expr:
 def binary_gemm(node: Node) -> relax.Expr:
     channels = node.integer("channels", 0)
     _check_float32(node)
-    w = _packed_weight(node, channels, rank=2)
+    w = _packed_weight(node, 1, channels, rank=2)
     if len(node.shape(0)) != 2 or node.shape(0)[1] != channels:
         raise ModelError(f"input has shape {node.shape(0)}, needed: (M, {channels})")
     rows = node.shape(0)[0]
@@ -98,14 +107,30 @@ def interaction(node: Node) -> relax.Expr:
     return y if len(shape) == 4 else without_height(y, node.emit)
 
 
+def circulant_expand(node: Node) -> relax.Expr:
+    """The expanded weights, a constant. Kernels find out from its bits that it is circulant."""
+    channels, orientations = node.integer("channels", 0), node.integer("orientations", 0)
+    mixing = node.text("mixing", "")
+    try:
+        slices = rotations.slices(orientations, mixing)
+    except ValueError as error:
+        raise ModelError(str(error)) from None
+    w = _packed_weight(node, 0, slices * channels, rank=3)
+    if w.shape[1] not in (1, 9):
+        raise ModelError(f"base filters have {w.shape[1]} taps; allowed: 9 (3x3) and 1")
+    check_extents((orientations * w.shape[0], w.shape[1], orientations * channels), "the expanded weight")
+    expanded = rotations.meaning(w, channels=channels, orientations=orientations, mixing=mixing)
+    return relax.const(expanded, "uint8")
+
+
 def _check_float32(node: Node) -> None:
     if node.dtype(0) != "float32":
         raise ModelError(f"input is {node.dtype(0)}; it must be float32")
 
 
-def _packed_weight(node: Node, channels: int, *, rank: int) -> npt.NDArray[np.uint8]:
-    """The weight of a binary layer, [O, T, B] or [N, B]. ModelError unless its bytes can hold `channels` bits."""
-    w = node.array(1, "packed weight")
+def _packed_weight(node: Node, index: int, channels: int, *, rank: int) -> npt.NDArray[np.uint8]:
+    """Input `index`, packed weights: [O, T, B] or [N, B]. ModelError unless its bytes can hold `channels` bits."""
+    w = node.array(index, "packed weight")
     fits = 1 <= channels <= 8 * max(w.shape, default=0)
     if not fits or w.dtype != np.uint8 or w.ndim != rank or w.shape[-1] != bitpack.packed_bytes(channels):
         needed = f"uint8 with {rank} axes, the last of {bitpack.packed_bytes(max(channels, 1))} bytes"

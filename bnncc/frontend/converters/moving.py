@@ -130,7 +130,7 @@ def _inside(node: Node, extents: tuple[int, ...]) -> relax.Expr:
     assert indices is not None
     if isinstance(indices, GenericConst):
         values = indices.value.numpy()
-        limits = np.broadcast_to(np.array(extents), values.shape)
+        limits = np.broadcast_to(extents[0] if len(extents) == 1 else extents, values.shape)
         wrong = (values < -limits) | (values >= limits)
         if wrong.any():
             index, extent = values[wrong][0], limits[wrong][0]

@@ -19,6 +19,8 @@ Places = npt.NDArray[np.int64]
 COORDINATES = ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel", "half_pixel_symmetric")
 # What lies as near to the middle of two places counts as the middle, in onnxruntime 1.31 too: scales are rounded.
 _HALF = 1e-6
+# Relative: beside a whole number as far as three roundings to float32 can tell.
+_WHOLE = 1e-5
 ROUNDINGS = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 
 
@@ -44,11 +46,14 @@ def resize(node: Node) -> relax.Expr:
     new, scales = _targets(node, old)
     check_extents(new, "the resized tensor")
     x = node.x
+    if new == old:
+        return x  # whatever the scales are, as onnxruntime does
     for axis, (size, scale) in enumerate(zip(new, scales, strict=True)):
         if size == old[axis] and scale == 1:
             continue
         at = _coordinates(coordinates, old[axis], size, np.float32(scale))
         if mode == "nearest":
+            _check_nearest(coordinates, rounding, at, axis)
             x = _take(node, x, _nearest(at, rounding, old[axis]), axis)
         else:
             taps = _linear(at, old[axis]) if mode == "linear" else _cubic(node, at, old[axis])
@@ -104,6 +109,17 @@ def _coordinates(mode: str, old: int, new: int, scale: np.float32) -> Floats:
         offset = np.float32(old) / np.float32(2) * (np.float32(1) - adjustment)
     at: Floats = offset + (place + half) / scale - half
     return at
+
+
+def _check_nearest(coordinates: str, rounding: str, at: Floats, axis: int) -> None:
+    """Centred places come from three roundings: those that fall beside a whole number may lie on either side of it."""
+    if coordinates != "half_pixel_symmetric" or rounding.startswith("round"):
+        return
+    if (np.abs(at - np.rint(at)) < _WHOLE * np.maximum(np.abs(at), 1)).any():
+        raise ModelError(
+            f"half_pixel_symmetric with nearest_mode {rounding} on axis {axis}: a place falls on a whole number, where "
+            "rounding decides; use half_pixel, or nearest_mode round_prefer_floor"
+        )
 
 
 def _nearest(at: Floats, rounding: str, old: int) -> Places:
