@@ -125,7 +125,7 @@ class InteractedConv2d(XnorConv2d):
             params, outputs = epilogue_args(epilogue)
             part = share(out.batch * grid.bands)
             part.once(lambda: ep.emit_borders(epilogue, out, outputs))
-            buffer = stage.allocate()
+            buffer, base = stage.allocate()
             maps = self._fetched(epilogue, params, outputs)
             with T.serial(0, out.batch) as n:
                 begin, end = part.of(n * grid.bands, grid.bands)
@@ -145,10 +145,10 @@ class InteractedConv2d(XnorConv2d):
                             valid = min(piece.lanes, channels - piece.first)
                             channel = T.Bind(begin + piece.first)
                             for number, (row, column) in enumerate(np.ndindex(grid.rows, grid.pixels)):
-                                base = self._base(offset, classes, y + row, x + column)
-                                acc = load(offset, base + channel, piece.lanes, valid) - piece.of(number)
+                                offsets = self._base(offset, classes, y + row, x + column)
+                                acc = load(offset, offsets + channel, piece.lanes, valid) - piece.of(number)
                                 where = T.Bind((y + row - top) * out.width + x + column)
-                                stage.store(buffer, channel, where, acc, piece.lanes)
+                                stage.store(buffer, base, channel, where, acc, piece.lanes)
                                 for map_ in maps:
                                     start = ((n * out.rows + y + row) * out.width + x + column) * out.channels
                                     _fetch(map_, start + channel, valid)
@@ -163,13 +163,13 @@ class InteractedConv2d(XnorConv2d):
                             values = ep.load_channels(epilogue, params, channel, SLICE, valid)
                             for row, column in np.ndindex(grid.rows, grid.pixels):
                                 pixel = ep.Pixel(n, y + row, x + column)
-                                where = stage.at(channel, (pixel.y - top) * out.width + pixel.x)
+                                where = base + stage.at(channel, (pixel.y - top) * out.width + pixel.x)
                                 acc = T.Bind(cast(buffer[ramp(where, SLICE)], "int32", SLICE))
                                 ep.emit(epilogue, out, pixel, channel, [acc], SLICE, valid, params, values, outputs)
 
                     with T.serial(0, self.groups) as group:
                         grid.walk_bands(n, group, (first, last), compute)
-                    stage.interact(buffer, program, self.capacity)
+                    stage.interact(buffer, base, program, self.capacity)
                     with T.serial(0, self.groups) as group:
                         dataclasses.replace(grid, rows_first=True).walk_bands(n, group, (first, last), finish)
         return ib.get()

@@ -21,6 +21,7 @@ from bnncc.tir.registers import Buffer, Expr, load, local, ramp, splat
 from bnncc.tir.tiles import SLICE
 
 _VECTORS = 8  # of pixels of one channel that are held in registers
+_LINE, _ALIGNED = 64, 16  # bytes: of a cache line, and what a local buffer is aligned to
 _HEADER = 2  # numbers of blocks and of updates, in front of a program
 
 
@@ -65,21 +66,28 @@ class Stage:
         """Of the buffer."""
         return 2 * -(-self.rows // SLICE) * SLICE * self.pixels
 
-    def allocate(self) -> Buffer:
-        """The buffer, on the stack of the call."""
-        return T.alloc_buffer((self.nbytes // 2,), "int16", scope="local")
+    def allocate(self) -> tuple[Buffer, Expr]:
+        """The buffer, on the stack of the call, and where in it vectors are whole cache lines, or parts of one: LLVM
+        aligns it to 16 bytes only."""
+        room = _LINE // 2 if 2 * self.lanes > _ALIGNED else 0
+        buffer = T.alloc_buffer((self.nbytes // 2 + room,), "int16", scope="local")
+        if not room:
+            return buffer, tirx.const(0, "int32")
+        below = tirx.const(0, "int64") - T.reinterpret("int64", T.address_of(buffer[0]))
+        missing = T.bitwise_and(below, tirx.const(_LINE - 1, "int64"))
+        return buffer, T.Bind(T.shift_right(T.cast(missing, "int32"), tirx.const(1, "int32")))
 
     def at(self, channel: Expr, pixel: Expr) -> Expr:
         """Where the 8 channels from `channel` on of a pixel lie, outside of `interact`."""
         return T.shift_right(channel, tirx.const(3, "int32")) * (SLICE * self.pixels) + pixel * SLICE
 
-    def store(self, buffer: Buffer, channel: Expr, pixel: Expr, values: Expr, lanes: int) -> None:
+    def store(self, buffer: Buffer, base: Expr, channel: Expr, pixel: Expr, values: Expr, lanes: int) -> None:
         """Put `lanes` channels of a pixel, from `channel` on, where `at` finds them."""
         values = T.Bind(values)
         for first in range(0, lanes, SLICE):
             part = [tirx.const(first + i, "int32") for i in range(SLICE)]
             piece = values if lanes == SLICE else tirx.Shuffle([values], part)
-            T.buffer_store(buffer, piece, [ramp(self.at(channel + first, pixel), SLICE)])
+            T.buffer_store(buffer, piece, [ramp(base + self.at(channel + first, pixel), SLICE)])
 
     def row(self, number: int) -> int:
         """Where the first vector of a row lies, within `interact`."""
@@ -104,23 +112,24 @@ class Stage:
             made[at + 3 * number : at + 3 * number + 3] = self.row(target), self.row(source), end
         return made
 
-    def interact(self, buffer: Buffer, program: Buffer, capacity: Capacity) -> None:
+    def interact(self, buffer: Buffer, base: Expr, program: Buffer, capacity: Capacity) -> None:
         """Run a program on the buffer."""
-        self._transpose(buffer, program)
+        self._transpose(buffer, base, program)
         parts = -(-self.vectors // _VECTORS)
         held, updates = self.vectors // parts, _HEADER + capacity.blocks
         steps, size = updates + 3 * capacity.updates, SLICE * self.lanes
         every, done = ramp(0, self.lanes), T.alloc_buffer((1,), "int32", scope="local")
         with T.serial(0, parts) as part:
             T.buffer_store(done, tirx.const(0, "int32"), [0])
+            skipped = T.Bind(base + part * (held * size))
             with T.serial(0, program[1]) as number:
-                target, source = (T.Bind(program[updates + 3 * number + i] + part * (held * size)) for i in (0, 1))
+                target, source = (T.Bind(program[updates + 3 * number + i] + skipped) for i in (0, 1))
                 end = T.Bind(program[updates + 3 * number + 2])
                 sums = [local("int16", self.lanes) for _ in range(held)]
                 for v, total in enumerate(sums):
                     T.buffer_store(total, buffer[ramp(source + v * size, self.lanes)], [every])
                 with T.serial(done[0], end) as step:
-                    row = T.Bind(program[steps + 3 * step] + part * (held * size))
+                    row = T.Bind(program[steps + 3 * step] + skipped)
                     limit, delta = (self._everywhere(program[steps + 3 * step + i]) for i in (1, 2))
                     for v, total in enumerate(sums):
                         above = buffer[ramp(row + v * size, self.lanes)] > limit
@@ -128,16 +137,16 @@ class Stage:
                 for v, total in enumerate(sums):
                     T.buffer_store(buffer, total[every], [ramp(target + v * size, self.lanes)])
                 T.buffer_store(done, end, [0])
-        self._transpose(buffer, program)
+        self._transpose(buffer, base, program)
 
     def _everywhere(self, twice: Expr) -> Expr:
         """A number that stands twice in 32 bits, in every lane: one load where the machine broadcasts 32 bits."""
         return T.Bind(T.reinterpret(f"int16x{self.lanes}", splat(twice, self.lanes // 2)))
 
-    def _transpose(self, buffer: Buffer, program: Buffer) -> None:
+    def _transpose(self, buffer: Buffer, base: Expr, program: Buffer) -> None:
         """Blocks of 8 channels: from pixels of 8 channels to channels of many pixels, or back."""
         with T.serial(0, program[0]) as number, T.serial(0, self.vectors) as v:
-            at = T.Bind(program[_HEADER + number] + v * (SLICE * self.lanes))
+            at = T.Bind(base + program[_HEADER + number] + v * (SLICE * self.lanes))
             rows = [load(buffer, at + i * self.lanes, self.lanes) for i in range(SLICE)]
             for i, row in enumerate(_transposed(rows, self.lanes)):
                 T.buffer_store(buffer, row, [ramp(at + i * self.lanes, self.lanes)])
