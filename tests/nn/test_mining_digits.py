@@ -14,7 +14,7 @@ from bnncc.train.data import Part
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0])
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_policy_gains_what_least_squares_gains(seed: int) -> None:
     """In each of four layers of 32 and 64 channels, and more than as many random edges whose strengths fit."""
     data = read("digits")
